@@ -1,0 +1,58 @@
+# Stepladder. `make help` lists the targets. Everything runs in .venv, which the first target sets up.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# The first Python that is new enough; `make PYTHON=/path/to/python` names another.
+PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,$(shell $(python) -c \
+	'import sys, ensurepip, venv; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := train,hub,demo,dev
+CODE := src tests examples benchmarks
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test check format tables clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+	  "error: no Python with venv of version 3.11 or newer here. Install one, or: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) (once) ..." >&2
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -qq --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
+	@touch $(READY)
+
+setup: $(READY)  ## Create .venv with everything that the other targets need
+
+demo: $(READY)  ## Reconstruct photographs; print speed and quality, write a comparison picture
+	@$(BIN)/python examples/demo.py --out build/demo
+
+test: $(READY)  ## Run the tests that fit in ten minutes on two cores
+	$(PYTEST) -m "not slow and not gpu and not network" --durations=10
+	$(PYTEST) -q --typecheck -m "not slow and not gpu and not network" $(wildcard tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_randomness.py)
+
+check: $(READY)  ## Lint, formatting, types, import layers, generated tables
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/tables.py --check
+
+format: $(READY)  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+tables: $(READY)  ## Write the tables of README.md and docs/ from benchmarks/results
+	$(BIN)/python benchmarks/tables.py
+
+clean:  ## Remove .venv, caches and what the targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

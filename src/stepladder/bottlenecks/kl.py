@@ -1,0 +1,79 @@
+"""The variational bottleneck: a diagonal Gaussian for each latent pixel, pulled towards the standard normal.
+
+    KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - log s^2 - 1) / 2
+
+Reference: Auto-Encoding Variational Bayes (Kingma & Welling, 2013), https://arxiv.org/abs/1312.6114; as the first
+stage of latent diffusion: Rombach et al. (2021), https://arxiv.org/abs/2112.10752
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
+from stepladder.errors import ConfigError
+from stepladder.randomness import normal
+
+__all__ = ["GaussianPosterior", "KLBottleneck", "KLConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """A variational latent."""
+
+    kind: Literal["kl"] = "kl"
+    """Which bottleneck."""
+    weight: float = 1e-6
+    """Weight of the divergence, averaged over the values of the latent, in the training loss; at least 0."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ConfigError(f"KL weight {self.weight} is negative. Accepted: 0 or more. Usual values: 1e-6 to 1e-3.")
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianPosterior:
+    """Diagonal Gaussian over the latent before normalisation."""
+
+    mean: Float[Tensor, "b c h w"]
+    log_variance: Float[Tensor, "b c h w"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "b c h w"]:
+        """One draw by reparametrisation: mean + sigma noise."""
+        return self.mean + (0.5 * self.log_variance).exp() * normal(self.mean.shape, generator).to(self.mean.dtype)
+
+    def divergence(self) -> Float[Tensor, ""]:
+        """KL divergence from the standard normal in nats, averaged over all values."""
+        return 0.5 * (self.mean.square() + self.log_variance.exp() - self.log_variance - 1).mean()
+
+
+class KLBottleneck(nn.Module):
+    """Samples in training mode, takes the mean afterwards; both are normalised to unit scale."""
+
+    def __init__(self, config: KLConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.in_channels = 2 * channels
+        self.scale = LatentScale(channels)
+
+    def forward(
+        self, features: Float[Tensor, "b d h w"], generator: torch.Generator | None = None
+    ) -> BottleneckOutput:
+        """Returns latent, divergence and posterior.
+
+        Raises:
+            ValueError: If the module is in training mode and no generator is given.
+        """
+        mean, log_variance = features.float().chunk(2, dim=1)
+        posterior = GaussianPosterior(mean=mean, log_variance=log_variance.clamp(-30, 20))
+        if self.training:
+            if generator is None:
+                raise ValueError("A variational bottleneck in training mode draws noise. Pass a generator.")
+            raw = posterior.sample(generator)
+        else:
+            raw = posterior.mean
+        loss = self.config.weight * posterior.divergence()
+        return BottleneckOutput(latent=self.scale(raw), loss=loss, posterior=posterior)

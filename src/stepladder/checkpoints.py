@@ -1,0 +1,110 @@
+"""Checkpoint folders: `config.json` + `model.safetensors`.
+
+`config.json` holds `format_version`, the configuration under `tokenizer`, and the SHA-256 of the weights, so that a
+damaged or mixed-up file is an error and never a worse picture. Nothing in a checkpoint is executed, and loading is
+strict: every weight is expected and every expected weight is there.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from stepladder.errors import CheckpointError, OutputError
+
+__all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "read_checkpoint", "write_checkpoint"]
+
+FORMAT_VERSION = 1
+"""Rises with every change that older code could not read."""
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def write_checkpoint(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes a checkpoint folder; files that are there are replaced, each in one step.
+
+    Args:
+        folder: Made if it is not there.
+        config: Plain data of the tokenizer's configuration.
+        weights: State of the module.
+        dtype: What floating-point weights are stored as; half precision halves the file.
+
+    Raises:
+        OutputError: If a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {
+        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in weights.items()
+    }
+    blob = save(stored, metadata={"format": "pt"})
+    description = {"format_version": FORMAT_VERSION, "sha256": hashlib.sha256(blob).hexdigest(), "tokenizer": config}
+    _replace(folder / WEIGHTS_FILE, blob)
+    _replace(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads configuration and weights (in float32) of a checkpoint folder.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or of another format version.
+    """
+    description = _read_description(folder / CONFIG_FILE)
+    weights_file = folder / WEIGHTS_FILE
+    try:
+        blob = weights_file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {weights_file}: {error.strerror}. Restore the file.") from error
+    if hashlib.sha256(blob).hexdigest() != description["sha256"]:
+        raise CheckpointError(
+            f"{weights_file} is damaged: its SHA-256 is not the one in {CONFIG_FILE}. Download or export it again."
+        )
+    try:
+        weights = load(blob)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights_file} is not a safetensors file ({error}). Export the model again.") from error
+    return description["tokenizer"], {
+        name: value.float() if value.is_floating_point() else value for name, value in weights.items()
+    }
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {file}: {error.strerror}. A model folder holds it.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: it is not JSON ({error}). Download or export it again.") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file} has format version {version}. Accepted: {FORMAT_VERSION}. "
+            "Use the release of stepladder that wrote it, or export the model again."
+        )
+    for key, kind in (("sha256", str), ("tokenizer", dict)):
+        if not isinstance(description.get(key), kind):
+            raise CheckpointError(f"{file} is damaged: '{key}' is missing. Download or export it again.")
+    return dict(description)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}. Free space or choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

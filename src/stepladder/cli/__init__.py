@@ -1,0 +1,131 @@
+"""The command line: translation between words and the library, one file per command.
+
+Results go to stdout, talk and progress to stderr. Exit codes: 0 done; 1 failed, or a part of the inputs failed; 2 wrong
+usage or configuration; 130 interrupted. An error is one line; `--debug`, before or after the command, shows its
+traceback. Only an error that nobody foresaw shows its traceback by itself.
+
+Nothing heavy is imported before a command runs: `stepladder --help` loads neither torch nor PIL.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from stepladder import __version__
+from stepladder.cli import decode, encode, evaluate, info, reconstruct, train
+from stepladder.cli._output import SMALLER, explain, is_out_of_memory, print_text, say
+from stepladder.errors import ConfigError, StepladderError
+
+__all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """The group of commands, which turns whatever goes wrong into one line and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args) or ["--help"]
+        debug, words = _take_debug(words)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(args=words, prog_name=prog_name or "stepladder", **extra)
+            sys.stdout.flush()
+        except (typer.Abort, KeyboardInterrupt):
+            code = _INTERRUPTED
+        except BrokenPipeError:
+            code = _leave_broken_pipe()
+        except Exception as error:
+            code = _exit_code(error)
+            if code is None:
+                raise
+            explain(_in_plain_words(error), debug=debug)
+        if code == _INTERRUPTED:
+            say("interrupted")
+        sys.exit(code or 0)
+
+
+app = typer.Typer(
+    name="stepladder", cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def main() -> None:
+    """Runs the command line; the entry point of the `stepladder` script."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_text(f"stepladder {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; also after a command.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Image tokenizers with diffusion decoders that climb a ladder of scales."""
+    context.obj = debug
+    log = logging.getLogger("stepladder")
+    if not any(isinstance(handler, _Talk) for handler in log.handlers):
+        log.addHandler(_Talk())
+
+
+for command in (reconstruct.reconstruct, encode.encode, decode.decode, evaluate.evaluate, train.train, info.info):
+    app.command()(command)
+
+
+class _Talk(logging.Handler):
+    """Warnings of the library as talk."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _take_debug(words: list[str]) -> tuple[bool, list[str]]:
+    """Moves `--debug` from wherever it stands before `--` to the front, where the group looks for it."""
+    end = words.index("--") if "--" in words else len(words)
+    before = [word for word in words[:end] if word != "--debug"]
+    debug = len(before) < end
+    return debug, [*(["--debug"] if debug else []), *before, *words[end:]]
+
+
+def _exit_code(error: Exception) -> int | None:
+    """What a foreseen error exits with; None for one that nobody foresaw."""
+    if isinstance(error, ConfigError) or _is_usage(error):
+        return 2
+    return 1 if isinstance(error, StepladderError | OSError) or is_out_of_memory(error) else None
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether the parser refused the words; its exceptions have no public home that all versions of typer share."""
+    return hasattr(error, "format_message")
+
+
+def _in_plain_words(error: Exception) -> Exception:
+    if _is_usage(error):
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context else "stepladder"
+        said = error.format_message()  # type: ignore[attr-defined]
+        said += "" if said.endswith((".", "?")) else "."
+        return ConfigError(f"{said} See {place} --help.").with_traceback(error.__traceback__)
+    if is_out_of_memory(error):
+        return MemoryError(f"Not enough memory. {SMALLER}").with_traceback(error.__traceback__)
+    return error
+
+
+def _leave_broken_pipe() -> int:
+    """Nobody reads stdout any more: says nothing, also not when Python flushes it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

@@ -1,0 +1,46 @@
+"""From what a user names to a model on a device."""
+
+from typing import TYPE_CHECKING
+
+from stepladder.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from stepladder.tokenizer import ModelSpec, Tokenizer
+
+__all__ = ["load_model", "pick_device"]
+
+
+def load_model(text: str, device: str | None) -> "tuple[Tokenizer, ModelSpec]":
+    """Loads MODEL or MODEL@N.
+
+    Raises:
+        ConfigError: If N or the device is not accepted.
+        CheckpointError: If there is no such model, or it is damaged.
+    """
+    from stepladder.tokenizer import Tokenizer, parse_model_spec
+
+    spec = parse_model_spec(text)
+    return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
+
+
+def pick_device(name: str | None) -> "torch.device":
+    """The named device once it is clear that it works; without a name CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"Device '{name}' cannot be used here. Accepted: cpu, or an accelerator that torch sees (cuda, cuda:1, "
+            "mps). Leave --device out to let stepladder choose."
+        ) from error
+    return device

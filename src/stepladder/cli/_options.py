@@ -1,0 +1,41 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+__all__ = ["DEFAULT_MODEL", "Batch", "Device", "Force", "Images", "Json", "Model", "OutFolder", "Seed"]
+
+DEFAULT_MODEL = "photo"
+
+_MAX_SEED = 2**63 - 1
+
+Images: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of images.", show_default=False)
+]
+OutFolder: TypeAlias = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder for the results; made if missing.", show_default=False)
+]
+Model: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL@N", help="An embedded name, a folder or a hub id; @N sets N steps per stage."
+    ),
+]
+Seed: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=_MAX_SEED,
+        metavar="S",
+        help="Seed of the noise. Each image starts from it, so that no image depends on the others.",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps; without it, CUDA where there is one.", show_default=False),
+]
+Batch: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Images that are decoded together.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]

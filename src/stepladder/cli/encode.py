@@ -1,0 +1,101 @@
+"""`stepladder encode`: images to one file of latents."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each
+from stepladder.cli._models import load_model
+from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json
+from stepladder.cli._output import print_json, print_table, say, shown
+
+if TYPE_CHECKING:
+    from stepladder.latents import StoredLatent
+
+__all__ = ["encode"]
+
+OutFile = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="The latent file, z.safetensors.", show_default=False)
+]
+Encoder = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="An embedded name, a folder or a hub id.", show_default=True)
+]
+
+
+def encode(
+    context: typer.Context,
+    images: Images,
+    out: OutFile,
+    model: Encoder = DEFAULT_MODEL,
+    device: Device = None,
+    json: Json = False,
+    force: Force = False,
+) -> None:
+    """Encode images to one file of latents.
+
+    The safetensors file holds the latent of each image under its name.
+    """
+    sources = find_images(images)
+    check_distinct((source, f"latent '{shown(source.stem)}'") for source in sources)
+    check_outputs(sources, [out], force=force)
+
+    from stepladder.images import load_image, to_tensor
+    from stepladder.latents import LatentFile, StoredLatent, check_names, write_latents
+
+    check_names(source.stem for source in sources)
+    tokenizer, spec = load_model(model, device)
+    if spec.steps is not None:
+        say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
+
+    def work(source: Path) -> "tuple[Path, StoredLatent]":
+        image = to_tensor(load_image(source))[None]
+        code = tokenizer.encode(image.to(tokenizer.device))
+        return source, StoredLatent(name=source.stem, latent=code.latent[0].float().cpu(), size=code.size)
+
+    outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
+    fingerprint = tokenizer.fingerprint()
+    if outcome.done:
+        latents = tuple(stored for _, stored in outcome.done)
+        write_latents(out, LatentFile(model=spec.name, fingerprint=fingerprint, latents=latents), force=force)
+    rows = [_described(source, stored) for source, stored in outcome.done]
+    if json:
+        print_json(
+            {
+                "model": spec.name,
+                "fingerprint": fingerprint,
+                "output": shown(out) if rows else None,
+                "device": str(tokenizer.device),
+                "done": rows,
+                "failed": outcome.failures("input"),
+            }
+        )
+    elif rows:
+        print_table(
+            ("image", "size", "latent", "bits a pixel"),
+            [
+                (
+                    row["name"],
+                    f"{row['width']} x {row['height']}",
+                    " x ".join(map(str, row["latent_shape"])),
+                    f"{row['bits_per_pixel']:.2f}",
+                )
+                for row in rows
+            ],
+            title=f"{spec.name}, in {shown(out)}",
+        )
+    raise typer.Exit(outcome.exit_code)
+
+
+def _described(source: Path, stored: "StoredLatent") -> dict[str, Any]:
+    height, width = stored.size
+    size = stored.latent.numel() * stored.latent.element_size()
+    return {
+        "input": shown(source),
+        "name": stored.name,
+        "width": width,
+        "height": height,
+        "latent_shape": list(stored.latent.shape),
+        "latent_bytes": size,
+        "bits_per_pixel": 8 * size / (width * height),
+    }

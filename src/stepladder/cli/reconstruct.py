@@ -1,0 +1,100 @@
+"""`stepladder reconstruct`: images through a tokenizer and back."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each, make_folder
+from stepladder.cli._models import load_model
+from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Model, OutFolder, Seed
+from stepladder.cli._output import print_json, print_table, shown
+
+__all__ = ["reconstruct"]
+
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Also write NAME-compare.png: original left, reconstruction right.")
+]
+
+
+def reconstruct(
+    context: typer.Context,
+    images: Images,
+    out: OutFolder,
+    model: Model = DEFAULT_MODEL,
+    seed: Seed = 0,
+    device: Device = None,
+    compare: Compare = False,
+    json: Json = False,
+    force: Force = False,
+) -> None:
+    """Encode images, decode them again and compare.
+
+    Each image becomes DIR/NAME.png. An image that cannot be read does not stop the others; it makes the exit code 1.
+    """
+    sources = find_images(images)
+    targets = {source: out / f"{source.stem}.png" for source in sources}
+    comparisons = {source: out / f"{source.stem}-compare.png" for source in sources} if compare else {}
+    outputs = [*targets.items(), *comparisons.items()]
+    check_distinct((source, shown(path)) for source, path in outputs)
+    check_outputs(sources, [path for _, path in outputs], force=force)
+
+    from stepladder.images import load_image, save_png, side_by_side
+    from stepladder.reconstruction import reconstruct as there_and_back
+
+    tokenizer, spec = load_model(model, device)
+    make_folder(out)
+
+    def work(source: Path) -> dict[str, Any]:
+        original = load_image(source)
+        result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps)
+        save_png(result.image, targets[source], force=force)
+        if compare:
+            save_png(side_by_side([original, result.image]), comparisons[source], force=force)
+        return {
+            "input": shown(source),
+            "output": shown(targets[source]),
+            "comparison": shown(comparisons[source]) if compare else None,
+            "width": original.width,
+            "height": original.height,
+            "latent_shape": list(result.latent_shape),
+            "latent_bytes": result.latent_bytes,
+            "bits_per_pixel": result.bits_per_pixel,
+            "psnr_db": result.psnr_db,
+            "seconds": result.seconds,
+        }
+
+    outcome = for_each(sources, work, name=shown, label="Reconstructing", debug=bool(context.obj))
+    steps = spec.steps or tokenizer.steps_per_stage
+    if json:
+        print_json(
+            {
+                "model": spec.name,
+                "steps_per_stage": steps,
+                "stages": tokenizer.schedule.num_stages,
+                "network_evaluations": steps * tokenizer.schedule.num_stages,
+                "seed": seed,
+                "device": str(tokenizer.device),
+                "done": outcome.done,
+                "failed": outcome.failures("input"),
+            }
+        )
+    elif outcome.done:
+        print_table(
+            ("image", "size", "latent", "bits a pixel", "PSNR, dB", "seconds"),
+            [_row(done) for done in outcome.done],
+            title=f"{spec.name}, {steps} steps in each of {tokenizer.schedule.num_stages} stages, in {shown(out)}",
+        )
+    raise typer.Exit(outcome.exit_code)
+
+
+def _row(done: dict[str, Any]) -> tuple[str, ...]:
+    psnr = "-" if done["psnr_db"] is None else f"{done['psnr_db']:.2f}"
+    return (
+        Path(done["output"]).name,
+        f"{done['width']} x {done['height']}",
+        " x ".join(map(str, done["latent_shape"])),
+        f"{done['bits_per_pixel']:.2f}",
+        psnr,
+        f"{done['seconds']:.2f}",
+    )

@@ -1,0 +1,28 @@
+"""Images to train on and to evaluate on: one interface over folders, tar shards, Parquet files and hub data sets.
+
+files      which names are images, and how bytes are read
+folder, tar, parquet, hub      one adapter per kind of data, each an `ImageSource`
+source     the interface, and `open_source`, which finds the adapter for a path
+crops      random resized crops and flips
+loading    the endless, resumable, shuffled stream of training batches
+protocol   the images of an evaluation, cut as the pinned protocol says
+"""
+
+from stepladder.data.crops import CropConfig, random_crop
+from stepladder.data.files import Unreadable
+from stepladder.data.loading import TrainingBatch, TrainingCrops, training_loader
+from stepladder.data.protocol import EvaluationImages, evaluation_images
+from stepladder.data.source import ImageSource, open_source
+
+__all__ = [
+    "CropConfig",
+    "EvaluationImages",
+    "ImageSource",
+    "TrainingBatch",
+    "TrainingCrops",
+    "Unreadable",
+    "evaluation_images",
+    "open_source",
+    "random_crop",
+    "training_loader",
+]

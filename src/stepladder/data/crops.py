@@ -1,0 +1,78 @@
+"""Random resized crops and flips.
+
+A crop of `size` pixels is a square window of the photograph, resampled to `size`. The side of the window is
+
+    side = size * s,      log s uniform in [log min_scale, log max_scale],
+
+no larger than the short side of the photograph. A scale of 1 copies pixels as they are, 2 shows twice as much of the
+scene at half the resolution; an image smaller than the crop is enlarged. Log-uniform scales show a network each octave
+of detail equally often. Resampling is Lanczos, antialiased.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from stepladder.errors import ConfigError
+
+__all__ = ["CropConfig", "random_crop"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CropConfig:
+    """How training crops are cut from photographs."""
+
+    size: int = 128
+    """Side of a crop in pixels."""
+    min_scale: float = 1.0
+    """Smallest side of the source window over the side of the crop; below 1 enlarges."""
+    max_scale: float = 2.5
+    """Largest side of the source window over the side of the crop."""
+    flip: bool = True
+    """Whether half of the crops are mirrored left to right."""
+    crops_per_image: int = 1
+    """Crops cut from one decoded photograph; above 1 saves decoding, and makes a batch less varied."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"Crop size is {self.size}. It must be at least 1 pixel. Set crop.size, for example 128.")
+        scales = (self.min_scale, self.max_scale)
+        if not (all(math.isfinite(s) for s in scales) and 0 < self.min_scale <= self.max_scale):
+            raise ConfigError(
+                f"Crop scales are {self.min_scale} to {self.max_scale}. They must satisfy 0 < min_scale <= max_scale. "
+                "Set crop.min_scale and crop.max_scale, for example 1.0 and 2.5."
+            )
+        if self.crops_per_image < 1:
+            raise ConfigError(
+                f"Crops per image are {self.crops_per_image}. At least 1 is needed. Set crop.crops_per_image."
+            )
+
+
+def random_crop(image: Image.Image, config: CropConfig, generator: np.random.Generator) -> Image.Image:
+    """Cuts one random square from an image.
+
+    Args:
+        image: A photograph of any size, 8-bit RGB.
+        config: Size, scales and flips.
+        generator: Drawn from four times, whatever the image is.
+
+    Returns:
+        An image of `config.size` x `config.size`.
+    """
+    u_scale, u_left, u_top, u_flip = generator.random(4)
+    low, high = math.log(config.min_scale), math.log(config.max_scale)
+    wanted = round(config.size * math.exp(low + u_scale * (high - low)))
+    side = max(1, min(wanted, *image.size))
+    # Whole pixels: at scale 1 a crop is an exact copy.
+    left = int(u_left * (image.width - side + 1))
+    top = int(u_top * (image.height - side + 1))
+    box = (left, top, left + side, top + side)
+    if side == config.size:
+        crop = image.crop(box)
+    else:
+        crop = image.resize((config.size, config.size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if config.flip and u_flip < 0.5 else crop

@@ -1,0 +1,127 @@
+"""One interface over all kinds of data, and the function that finds the adapter for a path.
+
+    a folder, an image file            FolderImages
+    *.tar                              TarImages         WebDataset shards
+    *.parquet                          ParquetImages
+    owner/name, owner/name:split       HubImages         a data set of the Hugging Face hub
+
+Paths may hold wildcards (`shards/*.tar`, `**/*.tar`) and WebDataset ranges (`shard-{000..063}.tar`), and several may be
+given if they are of one kind. What exists on disk always wins over a hub id of the same name.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from stepladder.data.files import is_image_name
+from stepladder.data.folder import FolderImages
+from stepladder.data.tar import TarImages
+from stepladder.errors import DataError
+
+__all__ = ["ImageSource", "open_source"]
+
+_HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>\S+))?")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_ACCEPTED = "Data is a folder of images, .tar shards, .parquet files (wildcards allowed), or a hub data set owner/name"
+
+
+class ImageSource(Protocol):
+    """Encoded images, at random access. Sources hold no open files and can be pickled."""
+
+    name: str
+    """What messages and reports call the source."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The encoded image, for example the bytes of a JPEG file. Raises `ImageError` if it cannot be read."""
+        ...
+
+    def key(self, index: int) -> str:
+        """A name for the image, for messages and reports."""
+        ...
+
+
+def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> ImageSource:
+    """Opens a data set.
+
+    Args:
+        data: A path, a pattern, a hub id, or several paths and patterns of one kind of data.
+
+    Returns:
+        The images, in an order that depends on the data alone.
+
+    Raises:
+        DataError: If nothing is there, if it holds no images, or if it cannot be read.
+        MissingDependencyError: If a package that this kind of data needs is not installed.
+    """
+    entries = [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(entry) for entry in data]
+    name = ", ".join(entries)
+    if len(entries) == 1 and (hub := _hub_id(entries[0])):
+        from stepladder.data.hub import HubImages
+
+        return HubImages(hub[0], split=hub[1])
+    paths = [path for entry in entries for path in _expand(entry)]
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) != 1:
+        found = " and ".join(sorted(kinds)) or "nothing"
+        raise DataError(f"The data names {found}: '{name}'. {_ACCEPTED}. Give paths of one kind.")
+    match kinds.pop():
+        case "tar shards":
+            return TarImages(paths, name=name)
+        case "Parquet files":
+            from stepladder.data.parquet import ParquetImages
+
+            return ParquetImages(paths, name=name)
+        case _:
+            return FolderImages(paths, name=name)
+
+
+def _expand(entry: str) -> list[Path]:
+    """The existing paths that an entry means, sorted."""
+    path = Path(entry).expanduser()
+    if path.exists():
+        return [path]
+    patterns = list(_expand_ranges(str(path)))
+    missing = [pattern for pattern in patterns if not glob.has_magic(pattern) and not Path(pattern).exists()]
+    found = sorted({Path(match) for pattern in patterns for match in glob.glob(pattern, recursive=True)})  # noqa: PTH207
+    if missing or not found:
+        raise DataError(f"No data at '{missing[0] if missing else entry}'. {_ACCEPTED}. Check the path.")
+    return found
+
+
+def _expand_ranges(pattern: str) -> Iterator[str]:
+    """`a-{08..10}` gives `a-08`, `a-09`, `a-10`."""
+    found = _RANGE.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    first, last = found.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _expand_ranges(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower()
+    if path.is_dir():
+        return "image files"
+    if name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        return "tar shards"
+    if name.endswith(".parquet"):
+        return "Parquet files"
+    if is_image_name(name):
+        return "image files"
+    raise DataError(f"The data '{path}' is of no known kind. {_ACCEPTED}. Check the path.")
+
+
+def _hub_id(entry: str) -> tuple[str, str | None] | None:
+    """The name and split of a hub data set, or None if the entry means files."""
+    found = _HUB_ID.fullmatch(entry)
+    if found is None or Path(entry).exists() or re.search(r"\.(tar|tgz|parquet|gz)$", entry) or is_image_name(entry):
+        return None
+    return found["id"], found["split"]

@@ -1,0 +1,79 @@
+"""WebDataset shards: uncompressed tar files of images, read at random.
+
+A tar file is a chain of 512-byte headers, each followed by the bytes of its member. The chain is walked once, when the
+shard is opened; from then on an image is one seek and one read. Members that are no images (labels, captions) are
+passed over. A compressed tar cannot be read at random and is refused.
+
+Reference: https://github.com/webdataset/webdataset (format), https://docs.python.org/3/library/tarfile.html
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from stepladder.data.files import is_image_name, read_bytes
+from stepladder.errors import DataError
+
+__all__ = ["TarImages"]
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class TarImages:
+    """The images in tar shards, in the order of the shards and of the members.
+
+    Args:
+        paths: Tar files.
+        name: What messages and reports call the source.
+
+    Raises:
+        DataError: If a shard is compressed, truncated, not a tar or not readable, or if there is no image.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, name: str) -> None:
+        self.name = name
+        self._paths = list(paths)
+        self._members: list[tuple[int, int, int]] = []  # (shard, offset, size)
+        self._keys: list[str] = []
+        for shard, path in enumerate(paths):
+            for member in _image_members(path):
+                self._members.append((shard, member.offset_data, member.size))
+                self._keys.append(member.name)
+        if not self._keys:
+            raise DataError(
+                f"No images in {name}. Members that end in .jpg, .png, .webp and the like count. Check the shards with "
+                "'tar tf'."
+            )
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a member. Raises `ImageError` if they cannot be read."""
+        shard, offset, size = self._members[index]
+        return read_bytes(self._paths[shard], key=self._keys[index], offset=offset, size=size)
+
+    def key(self, index: int) -> str:
+        """The name of the member in its shard."""
+        return self._keys[index]
+
+
+def _image_members(path: Path) -> list[tarfile.TarInfo]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        for magic, compression in _COMPRESSED.items():
+            if start.startswith(magic):
+                raise DataError(
+                    f"Shard {path} is compressed with {compression}. Images are read at random from plain tar files. "
+                    "Decompress it first."
+                )
+        with tarfile.open(path, "r:") as archive:
+            return [m for m in archive if m.isfile() and not m.issparse() and is_image_name(m.name)]
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"Shard {path} cannot be read: {error}. A complete tar file is needed. Check it with 'tar tf', and fetch "
+            "it again if it is damaged."
+        ) from error

@@ -1,0 +1,168 @@
+"""A convolutional denoiser whose cost is linear in pixels, for images of any size.
+
+    latent  -> context: residual blocks on the grid of the latent give features and a draft image (once for a decode)
+    x, draft (at the scale of the stage)
+            -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
+            -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and draft again -> image
+
+Two grids of wide features do the work, where dense 3 x 3 convolutions are matrix products that run at the speed of the
+machine; only the thin head runs at full resolution, across the borders of patches, so that no grid of them shows. There
+are no positions and no statistics over the image: trained on crops, it decodes any size.
+
+The draft makes the start good: with x-prediction the network adds to the draft, and with last layers at zero the first
+estimate *is* the draft.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stepladder.decoders.ladder import Context, PredictionKind
+from stepladder.errors import ConfigError
+from stepladder.nn.blocks import ResidualBlock, zero_init
+from stepladder.nn.embedding import ScalarEmbedding
+from stepladder.stages import down
+
+__all__ = ["ConvDecoder", "ConvDecoderConfig"]
+
+_PATCH = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvDecoderConfig:
+    """Sizes of the convolutional denoiser."""
+
+    kind: Literal["conv"] = "conv"
+    """Which decoder."""
+    prediction: PredictionKind = "clean"
+    """What the network predicts: the clean image (x-prediction), or the velocity."""
+    width: int = 96
+    """Channels on the grid of 1/4."""
+    depth: int = 2
+    """Residual blocks on the grid of 1/4 before the coarse grid, and as many after it."""
+    coarse_width: int = 192
+    """Channels on the grid of 1/8."""
+    coarse_depth: int = 3
+    """Residual blocks on the grid of 1/8."""
+    context_width: int = 128
+    """Channels of the features of the latent."""
+    context_depth: int = 2
+    """Residual blocks on the grid of the latent."""
+    head_width: int = 16
+    """Channels at full resolution."""
+    embedding_width: int = 256
+    """Width of the embedding of noise coordinate and scale."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "coarse_width", "context_width", "head_width", "embedding_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"Decoder {name} {getattr(self, name)} is less than 1. Pass 1 or more.")
+        for name in ("depth", "coarse_depth", "context_depth"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"Decoder {name} {getattr(self, name)} is negative. Pass 0 or more.")
+        if self.embedding_width % 2:
+            raise ConfigError(f"Decoder embedding_width {self.embedding_width} is odd. Pass an even number.")
+
+
+class ConvDecoder(nn.Module):
+    """Noisy images (B, 3, h, w) to predictions of the same shape, given the context of a latent."""
+
+    side_multiple = 2 * _PATCH
+
+    def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
+        super().__init__()
+        self.config = config
+        self.stride = stride
+        embedding = config.embedding_width
+        self.reader = _LatentReader(config, latent_channels, stride)
+
+        self.noise_embedding = ScalarEmbedding(embedding)
+        self.scale_embedding = ScalarEmbedding(embedding, max_turns=4.0)
+        self.embed = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+
+        self.stem = nn.Conv2d(6 * _PATCH**2, config.width, 3, padding=1)
+        self.inject = nn.Conv2d(config.context_width, config.width, 1)
+        self.before = _blocks(config.width, config.depth, embedding)
+        self.coarsen = nn.Conv2d(config.width, config.coarse_width, 3, stride=2, padding=1)
+        self.coarse = _blocks(config.coarse_width, config.coarse_depth, embedding)
+        self.refine = nn.Conv2d(config.coarse_width, config.width, 1)
+        self.after = _blocks(config.width, config.depth, embedding)
+        self.to_head = nn.Conv2d(config.width, config.head_width * _PATCH**2, 1)
+        self.head = nn.Conv2d(config.head_width + 6, config.head_width, 3, padding=1)
+        self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
+
+    def context(self, latent: Float[Tensor, "b c h w"]) -> Context:
+        """Reads a latent (B, c, h, w); its draft has the side of the image."""
+        features, draft = self.reader(latent)
+        return Context(features=features, draft=draft)
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], coordinate: Float[Tensor, " b"], downscale: int, context: Context
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Predicts at one scale.
+
+        Args:
+            x: Noisy image; sides are multiples of 8.
+            coordinate: Global noise coordinate in [0, 1], float32.
+            downscale: Side of the image over side of `x`, a power of two.
+            context: From `context`.
+        """
+        draft = down(context.draft, downscale)
+        scale = torch.full_like(coordinate, math.log2(downscale) / 8)
+        embedding = self.embed(self.noise_embedding(coordinate) + self.scale_embedding(scale))  # (B, E)
+        seen = torch.cat([x, draft], dim=1)  # (B, 6, h, w)
+        features = _resample(self.inject(context.features), self.stride, _PATCH * downscale)
+        h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + features  # (B, width, h/4, w/4)
+        for block in self.before:
+            h = block(h, embedding)
+        low = self.coarsen(h)  # (B, coarse_width, h/8, w/8)
+        for block in self.coarse:
+            low = block(low, embedding)
+        h = h + F.interpolate(self.refine(low), scale_factor=2.0, mode="nearest")
+        for block in self.after:
+            h = block(h, embedding)
+        pixels = F.pixel_shuffle(self.to_head(F.silu(h)), _PATCH)  # (B, head_width, h, w)
+        residual: Tensor = self.out(F.silu(self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))))
+        return residual + draft if self.config.prediction == "clean" else residual
+
+
+class _LatentReader(nn.Module):
+    """Latent to features on its grid, and to a draft image by a linear map plus what the features add."""
+
+    def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        width = config.context_width
+        self.stem = nn.Conv2d(latent_channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.context_depth)))
+        self.linear = nn.Conv2d(latent_channels, 3 * stride**2, 3, padding=1)
+        self.out = zero_init(nn.Conv2d(width, 3 * stride**2, 3, padding=1))
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.blocks(self.stem(latent))  # (B, context_width, h, w)
+        patches = self.linear(latent) + self.out(F.silu(features))  # (B, 3 f f, h, w)
+        return features, F.pixel_shuffle(patches, self.stride).float()
+
+    @torch.no_grad()
+    def start_from_synthesis(self, synthesis: Float[Tensor, "c patch"], mean: Float[Tensor, " patch"]) -> None:
+        """Makes the first draft the linear decoding of a linear code: latent times matrix, plus mean."""
+        assert self.linear.bias is not None
+        self.linear.weight.zero_()
+        self.linear.weight[:, :, 1, 1] = synthesis.T
+        self.linear.bias.copy_(mean)
+
+
+def _blocks(width: int, depth: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(width, embedding=embedding) for _ in range(depth))
+
+
+def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:
+    """Moves features from a grid of one stride to a grid of another: means on the way down, repeats on the way up."""
+    if to_stride >= from_stride:
+        return down(features, to_stride // from_stride)
+    return F.interpolate(features, scale_factor=float(from_stride // to_stride), mode="nearest")

@@ -1,0 +1,111 @@
+"""A convolutional encoder: a linear transform of patches plus what a residual network adds to it.
+
+    features = L(x) + N(x)
+
+L is one linear map of non-overlapping f x f patches, N a small network whose last layer starts at zero. L can be
+started from the principal components of real patches (`start_from_principal_components`): the encoder is then, before
+its first training step, the best linear block code of its size (a data-driven cousin of JPEG's transform), and training
+goes on from there. Cost is linear in pixels; there are no positions, so any multiple of f works.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stepladder.errors import ConfigError
+from stepladder.nn.blocks import ResidualBlock, zero_init
+
+__all__ = ["ConvEncoder", "ConvEncoderConfig", "principal_components"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvEncoderConfig:
+    """Sizes of the convolutional encoder."""
+
+    kind: Literal["conv"] = "conv"
+    """Which encoder."""
+    stride: int = 8
+    """f, image side over latent side; 4 or a larger power of two."""
+    width: int = 64
+    """Channels at a quarter of the image side; doubled once at the next halving and kept after it."""
+    depth: int = 2
+    """Residual blocks at a quarter of the side."""
+    latent_depth: int = 3
+    """Residual blocks at the side of the latent."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 4 or self.stride & (self.stride - 1):
+            raise ConfigError(f"Encoder stride {self.stride} is not 4, 8, 16, ... Pass a power of two from 4 on.")
+        if self.width < 1 or self.depth < 0 or self.latent_depth < 0:
+            raise ConfigError(
+                f"Encoder sizes width={self.width}, depth={self.depth}, latent_depth={self.latent_depth} are not "
+                "positive. Pass a width of 1 or more and depths of 0 or more."
+            )
+
+
+class ConvEncoder(nn.Module):
+    """Images (B, 3, H, W) to features (B, out_channels, H/f, W/f)."""
+
+    def __init__(self, config: ConvEncoderConfig, out_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.linear = nn.Conv2d(3, out_channels, config.stride, stride=config.stride)
+        self.stem = nn.Conv2d(48, width, 3, padding=1)
+        layers: list[nn.Module] = [ResidualBlock(width) for _ in range(config.depth)]
+        side = 4
+        while side < config.stride:
+            wider = 2 * config.width
+            layers.append(nn.Conv2d(width, wider, 3, stride=2, padding=1))
+            width, side = wider, 2 * side
+        layers += [ResidualBlock(width) for _ in range(config.latent_depth)]
+        self.trunk = nn.Sequential(*layers)
+        self.out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
+        """Encodes images in [-1, 1] whose sides are multiples of the stride."""
+        h = self.stem(F.pixel_unshuffle(images, 4))  # (B, width, H/4, W/4)
+        return self.linear(images) + self.out(F.silu(self.trunk(h)))
+
+    @torch.no_grad()
+    def start_from_principal_components(
+        self, images: Float[Tensor, "b 3 H W"], channels: int
+    ) -> tuple[Float[Tensor, "channels patch"], Float[Tensor, " patch"]]:
+        """Sets the first `channels` outputs of the linear part to whitened principal components of patches.
+
+        Returns:
+            Synthesis matrix (channels, 3 f f) and mean (3 f f,): a patch is close to its code times the matrix plus the
+            mean, in the order of `pixel_unshuffle`. A decoder may start from them.
+        """
+        stride = self.config.stride
+        mean, basis, deviations = principal_components(images, stride, channels)
+        analysis = basis / deviations[:, None]  # (channels, 3 f f)
+        assert self.linear.bias is not None
+        self.linear.weight.zero_()
+        self.linear.bias.zero_()
+        self.linear.weight[:channels] = analysis.reshape(channels, 3, stride, stride)
+        self.linear.bias[:channels] = -analysis @ mean
+        return basis * deviations[:, None], mean
+
+
+def principal_components(
+    images: Float[Tensor, "b 3 H W"], patch: int, count: int
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "count n"], Float[Tensor, " count"]]:
+    """Mean, leading principal components and their standard deviations of f x f patches, n = 3 f f values each.
+
+    Raises:
+        ValueError: If there are not more patches than values in a patch.
+    """
+    rows = F.pixel_unshuffle(images, patch).permute(0, 2, 3, 1).reshape(-1, 3 * patch * patch).double()
+    if rows.shape[0] <= rows.shape[1]:
+        raise ValueError(f"{rows.shape[0]} patches are too few for {rows.shape[1]} values each. Pass more images.")
+    mean = rows.mean(0)
+    centred = rows - mean
+    variances, vectors = torch.linalg.eigh(centred.T @ centred / rows.shape[0])  # ascending
+    basis = vectors.flip(1)[:, :count].T
+    deviations = variances.flip(0)[:count].clamp_min(1e-8).sqrt()
+    return mean.float(), basis.float().contiguous(), deviations.float()

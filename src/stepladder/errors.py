@@ -1,0 +1,48 @@
+"""The exception tree: every error that a user can cause is a `StepladderError`.
+
+A message has three parts: what failed, with the value; what is accepted; what to do. It fits one line, because the
+command line prints it as it is. Broken invariants of the library itself are `assert`s, not these.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "ImageError",
+    "MissingDependencyError",
+    "OutputError",
+    "StepladderError",
+    "TrainingError",
+]
+
+
+class StepladderError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(StepladderError, ValueError):
+    """A configuration value, key or argument outside what is accepted."""
+
+
+class ImageError(StepladderError):
+    """A file that is not a readable image, or an image that cannot be used."""
+
+
+class DataError(StepladderError):
+    """A data set that cannot be found, read, or that holds no usable images."""
+
+
+class CheckpointError(StepladderError):
+    """A model or run folder that is unknown, damaged, or of another format."""
+
+
+class OutputError(StepladderError):
+    """A result that cannot be written: it exists already, or the disk refuses it."""
+
+
+class MissingDependencyError(StepladderError, ImportError):
+    """An optional package that the call needs is not installed."""
+
+
+class TrainingError(StepladderError):
+    """A training run that cannot go on, for example because its loss is not finite."""

@@ -1,0 +1,97 @@
+"""The flow loss of a ladder: every image of a batch at every stage.
+
+For each stage, the image at the scale of the stage, one white noise and a local time u give a point on the stage's path
+(`stages.path`). The loss compares either
+
+    "clean"      X_hat with X       every noise level counts alike; favours fidelity
+    "velocity"   w_hat with w       weighs an error of X by about 1 / level^2, clamped at `NOISE_FLOOR_IN_TRAINING`
+
+Coarse stages run at their own side: they are never padded to the fine one.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepladder.losses.perceptual import FeaturePyramid, perceptual_distance
+from stepladder.randomness import normal, uniform
+from stepladder.samplers import Denoiser
+from stepladder.stages import StageSchedule, down, path
+
+__all__ = ["NOISE_FLOOR_IN_TRAINING", "FlowTarget", "LadderLoss", "StageDraw", "draw_stages", "ladder_loss"]
+
+FlowTarget = Literal["clean", "velocity"]
+
+NOISE_FLOOR_IN_TRAINING = 0.05
+"""Noise level below which the weight of an error of X stops growing in the velocity loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageDraw:
+    """What is random at one stage of one batch."""
+
+    noise: Float[Tensor, "b c h w"]
+    u: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True, slots=True)
+class LadderLoss:
+    """The parts of the loss, each a scalar."""
+
+    flow: tuple[Float[Tensor, ""], ...]
+    """Mean squared error at each stage."""
+    perceptual: Float[Tensor, ""]
+    """Perceptual distance of the clean estimate at the last stage."""
+    draft: Float[Tensor, ""]
+    """Mean squared error of the draft image that the context holds."""
+
+
+def draw_stages(
+    schedule: StageSchedule, images: Float[Tensor, "b c H W"], generator: torch.Generator
+) -> list[StageDraw]:
+    """Draws noise and local times for every stage; times are stratified over the batch, in [0, 1)."""
+    b, c, h, w = images.shape
+    draws = []
+    for stage in schedule.stages:
+        noise = normal((b, c, h // stage.downscale, w // stage.downscale), generator)
+        draws.append(StageDraw(noise=noise.to(images.device), u=1 - uniform(b, generator).to(images.device)))
+    return draws
+
+
+def ladder_loss(
+    denoiser: Denoiser,
+    schedule: StageSchedule,
+    images: Float[Tensor, "b c H W"],
+    draft: Float[Tensor, "b c H W"],
+    draws: list[StageDraw],
+    *,
+    target: FlowTarget,
+    features: FeaturePyramid | None,
+) -> LadderLoss:
+    """The loss of a batch at all stages.
+
+    Args:
+        denoiser: Called once for each stage; clamps its noise level at `NOISE_FLOOR_IN_TRAINING`.
+        schedule: The ladder.
+        images: Clean images in [-1, 1]; sides fit the coarsest stage.
+        draft: What the decoder made of the latents without noise.
+        draws: From `draw_stages`.
+        target: What is compared.
+        features: Network of the perceptual loss; None leaves that part at zero.
+    """
+    flow = []
+    clean_estimate = images
+    for stage, draw in zip(schedule.stages, draws, strict=True):
+        clean = down(images, stage.downscale)
+        point = path(clean, draw.noise, draw.u, stage)
+        prediction = denoiser(point.x, draw.u, stage)
+        error = prediction.clean - clean if target == "clean" else prediction.velocity - point.velocity
+        flow.append(error.square().mean())
+        clean_estimate = prediction.clean
+    perceptual = images.new_zeros(())
+    if features is not None:
+        perceptual = perceptual_distance(features, clean_estimate, images).mean()
+    return LadderLoss(flow=tuple(flow), perceptual=perceptual, draft=(draft - images).square().mean())

@@ -1,0 +1,40 @@
+"""Perceptual loss: distance of normalised features of a frozen network.
+
+    L(x, y) = mean over layers of mean over positions of |f(x)/|f(x)| - f(y)/|f(y)||^2
+
+with f the features at one position. It is the shape of LPIPS with unit weights.
+
+Reference: The Unreasonable Effectiveness of Deep Features (Zhang et al., 2018), https://arxiv.org/abs/1801.03924
+"""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["FeaturePyramid", "perceptual_distance"]
+
+
+class FeaturePyramid(Protocol):
+    """A frozen network that gives features of images in [-1, 1] at several scales."""
+
+    def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """Features (B, c, h, w), fine first."""
+        ...
+
+
+def perceptual_distance(
+    network: FeaturePyramid, images: Float[Tensor, "b 3 H W"], references: Float[Tensor, "b 3 H W"]
+) -> Float[Tensor, " b"]:
+    """Distance of each image to its reference, in [0, 4]; gradients flow to `images` only."""
+    with torch.no_grad():
+        wanted = [_unit(f) for f in network.pyramid(references)]
+    found = [_unit(f) for f in network.pyramid(images)]
+    layers = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack(layers).mean(dim=0)
+
+
+def _unit(features: Tensor) -> Tensor:
+    features = features.float()
+    return features * torch.rsqrt(features.square().sum(dim=1, keepdim=True) + 1e-6)

@@ -1,0 +1,1 @@
+"""Building blocks of networks. They take plain numbers and know nothing of diffusion."""

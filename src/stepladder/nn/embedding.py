@@ -1,0 +1,33 @@
+"""Embeddings of continuous numbers."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["ScalarEmbedding"]
+
+_MIN_TURNS = 0.5
+
+
+class ScalarEmbedding(nn.Module):
+    """Maps numbers of a bounded range to vectors: sines and cosines at geometric frequencies.
+
+    Frequencies run from half a turn to `max_turns` turns over a unit interval: low enough that the whole range is told
+    apart, high enough that neighbouring noise levels are.
+    """
+
+    def __init__(self, width: int, *, max_turns: float = 32.0) -> None:
+        """An embedding of even width."""
+        super().__init__()
+        self.width = width
+        self.max_turns = max_turns
+
+    def forward(self, numbers: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        """Embeds float32 numbers (B,) as (B, width), in float32."""
+        half = self.width // 2
+        exponents = torch.arange(half, device=numbers.device, dtype=torch.float32) / max(1, half - 1)
+        turns = _MIN_TURNS * (self.max_turns / _MIN_TURNS) ** exponents
+        angles = numbers.float()[:, None] * (2 * math.pi * turns)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,60 @@
+"""Randomness that the caller holds: explicit generators, one for each image.
+
+A batch drawn with one generator an image does not depend on who else is in the batch: image i decodes the same alone
+or among a thousand. Nothing here, or in any module that draws, touches torch's global state.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Generators", "generator", "generators", "normal", "uniform"]
+
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
+"""One generator for a whole batch (training), or one for each image (decoding)."""
+
+
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device` that starts from `seed`, a whole number in [0, 2^63).
+
+    Raises:
+        ValueError: If the seed is negative or too large.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"Seed {seed} is outside [0, 2^63). Pass a whole number in that range.")
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One generator for each image, from one seed for each image."""
+    return [generator(seed, device) for seed in seeds]
+
+
+def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b ..."]:
+    """White noise of `shape` (B, ...) in float32, on the device of the generators.
+
+    Args:
+        shape: Shape of the batch; its first number must be the number of generators where one is given an image.
+        generators: One for the batch, or one for each image.
+
+    Raises:
+        ValueError: If the number of generators is not the batch size.
+    """
+    if isinstance(generators, torch.Generator):
+        return torch.randn(tuple(shape), generator=generators, device=generators.device)
+    if len(generators) != shape[0]:
+        raise ValueError(f"{len(generators)} generators for {shape[0]} images. Pass one generator for each image.")
+    return torch.stack([torch.randn(tuple(shape[1:]), generator=g, device=g.device) for g in generators])
+
+
+def uniform(count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
+    """`count` numbers in [0, 1), stratified: one from each of `count` equal intervals, in random order.
+
+    Stratified times cover the range in every batch, which lowers the variance of the loss.
+    """
+    offsets = torch.rand(count, generator=generator, device=generator.device)
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    return (order + offsets) / count

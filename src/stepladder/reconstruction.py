@@ -1,0 +1,68 @@
+"""One image through a tokenizer and back, with what it cost and how close it came.
+
+    image -> encode -> latent -> decode -> image        PSNR = -10 log10 mean((x - y)^2), on 8-bit values in [0, 1]
+
+The bits of the latent are those that it takes to store as it is; nothing here compresses it further.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+from PIL import Image
+
+from stepladder.errors import MissingDependencyError
+from stepladder.images import to_pil, to_tensor
+from stepladder.metrics import psnr, quantise
+from stepladder.tokenizer import Tokenizer
+
+__all__ = ["Reconstruction", "reconstruct"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconstruction:
+    """An image that went through a tokenizer."""
+
+    image: Image.Image
+    """Of the size of the original."""
+    latent_shape: tuple[int, ...]
+    """Of one image, without the batch."""
+    latent_bytes: int
+    """Of the latent as it is stored."""
+    psnr_db: float | None
+    """Against the original; None where they are equal, or the metric is not installed."""
+    seconds: float
+    """From pixels to pixels: encoding, decoding, and the copy from the device."""
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the latent for each pixel of the image."""
+        return 8 * self.latent_bytes / (self.image.width * self.image.height)
+
+
+def reconstruct(tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, steps: int | None = None) -> Reconstruction:
+    """Encodes and decodes one image of any size, on the device of the tokenizer.
+
+    Args:
+        tokenizer: Does both.
+        image: 8-bit RGB.
+        seed: Of the decoder's noise: the same image and seed give the same reconstruction.
+        steps: Steps per stage; the tokenizer's own by default.
+    """
+    original = to_tensor(image)[None]
+    started = time.perf_counter()
+    code = tokenizer.encode(original.to(tokenizer.device))
+    decoded = tokenizer.decode(code, seeds=[seed], steps=steps).cpu()
+    seconds = time.perf_counter() - started
+    try:
+        value = psnr(quantise(decoded), quantise(original)).item()
+    except MissingDependencyError:
+        value = math.nan
+    latent = code.latent[0]
+    return Reconstruction(
+        image=to_pil(decoded[0]),
+        latent_shape=tuple(latent.shape),
+        latent_bytes=latent.numel() * latent.element_size(),
+        psnr_db=value if math.isfinite(value) else None,
+        seconds=seconds,
+    )

@@ -1,0 +1,134 @@
+"""One loop for all ladders.
+
+For each stage: a jump (if it is not the first), then Euler steps x <- x + (u' - u) w(x, u) on a grid of local times
+from 1 to 0. Full resolution is a ladder with K = 1; one step per scale is one step in each stage. All are this loop.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepladder.randomness import Generators, normal
+from stepladder.stages import Stage, StageSchedule, jump
+
+__all__ = ["Denoiser", "Prediction", "StageResult", "local_times", "sample", "sample_progressively", "steps_per_stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a denoiser says of a noisy image."""
+
+    clean: Float[Tensor, "b c h w"]
+    """Estimate of the clean image at the scale of the stage."""
+    velocity: Float[Tensor, "b c h w"]
+    """w = dx/du, in local time."""
+
+
+class Denoiser(Protocol):
+    """The network as the sampler calls it: everything else that it is told (latent, guidance) is bound before."""
+
+    def __call__(self, x: Float[Tensor, "b c h w"], u: Float[Tensor, " b"], stage: Stage) -> Prediction:
+        """Looks at x_u of a stage at local times `u` in [0, 1], float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """The end of one stage."""
+
+    stage: Stage
+    clean: Float[Tensor, "b c h w"]
+    """The image at this scale; at the last stage, the decoded image."""
+    x: Float[Tensor, "b c h w"]
+    """The state at noise level `stage.t_end`, from which the next jump goes on."""
+
+
+def sample(
+    denoiser: Denoiser,
+    schedule: StageSchedule,
+    *,
+    size: tuple[int, int],
+    generators: Sequence[torch.Generator],
+    steps: int | Sequence[int],
+    channels: int = 3,
+) -> Float[Tensor, "b c h w"]:
+    """Draws images by going up the ladder.
+
+    Args:
+        denoiser: Evaluated `sum(steps over the stages)` times.
+        schedule: The ladder.
+        size: (H, W) of the images; multiples of `schedule.multiple`.
+        generators: One for each image, on the device where the images shall be.
+        steps: Steps per stage, one number for all stages or one for each; at least 1.
+        channels: Image channels.
+
+    Returns:
+        Shape (B, C, H, W), not clamped.
+
+    Raises:
+        ValueError: If the steps or the size do not fit the ladder.
+    """
+    result = None
+    for result in sample_progressively(
+        denoiser, schedule, size=size, generators=generators, steps=steps, channels=channels
+    ):
+        pass
+    assert result is not None
+    return result.x
+
+
+def sample_progressively(
+    denoiser: Denoiser,
+    schedule: StageSchedule,
+    *,
+    size: tuple[int, int],
+    generators: Sequence[torch.Generator],
+    steps: int | Sequence[int],
+    channels: int = 3,
+) -> Iterator[StageResult]:
+    """As `sample`, and yields the end of each stage, coarse first."""
+    counts = steps_per_stage(schedule, steps)
+    if size[0] % schedule.multiple or size[1] % schedule.multiple:
+        raise ValueError(f"Size {size} does not fit {schedule.num_stages} stages. Use multiples of {schedule.multiple}.")
+    h, w = size[0] // schedule.multiple, size[1] // schedule.multiple
+    x = normal((len(generators), channels, h, w), generators)
+    for stage, count in zip(schedule.stages, counts, strict=True):
+        if stage.index:
+            before = schedule.stages[stage.index - 1]
+            x = jump(x, t_end=before.t_end, gamma=schedule.gamma, generators=generators)
+        x, clean = _walk(denoiser, x, stage, count)
+        yield StageResult(stage=stage, clean=x if stage.t_end == 0 else clean, x=x)
+
+
+def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tuple[int, ...]:
+    """Steps for each stage from one number for all, or one for each.
+
+    Raises:
+        ValueError: If a number is less than 1, or there are not as many as stages.
+    """
+    counts = (steps,) * schedule.num_stages if isinstance(steps, int) else tuple(steps)
+    if len(counts) != schedule.num_stages:
+        raise ValueError(f"{len(counts)} numbers of steps for {schedule.num_stages} stages. Pass one for each stage.")
+    if min(counts) < 1:
+        raise ValueError(f"Steps per stage {min(counts)} is less than 1. Pass 1 or more.")
+    return counts
+
+
+def local_times(steps: int) -> list[float]:
+    """The grid 1 = u_0 > u_1 > ... > u_steps = 0 with equal steps."""
+    return [1 - i / steps for i in range(steps)] + [0.0]
+
+
+def _walk(denoiser: Denoiser, x: Tensor, stage: Stage, steps: int) -> tuple[Tensor, Tensor]:
+    """Euler from local time 1 to 0; returns the state and the last clean estimate."""
+    times = local_times(steps)
+    clean = x
+    for u, u_next in zip(times, times[1:], strict=False):
+        prediction = denoiser(x, torch.full(x.shape[:1], u, device=x.device), stage)
+        clean = prediction.clean
+        x = x + (u_next - u) * prediction.velocity
+    return x, clean

@@ -1,0 +1,275 @@
+"""The ladder of scales: stages, the jump between them, and the path inside each.
+
+K stages share the noise range uniformly: stage i covers noise from o_i = 1 - i/K down to e_i = 1 - (i+1)/K, at side
+H / 2^(K-1-i). `down` halves the side (2x2 mean, which is also its own antialiasing filter), `up` repeats each pixel.
+
+Jump. At the end of stage i-1, x = a X_low + (1-a) n with a = 1 - e_{i-1} and n white. `up` makes the noise constant on
+2x2 blocks; rescaling and adding block noise n' (unit variance, in-block correlation -g) makes it white again:
+
+    alpha = 1 / (a + (1-a) sqrt(1 + 1/g)),    beta = alpha (1-a) / sqrt(g),    x <- alpha up(x) + beta n'
+    s_i = 1 - alpha a,    0 < g <= 1/3
+
+so that stage i starts at s_i > e_{i-1}: the jump adds noise.
+
+Inside stage i, with local time u from 1 to 0, X the clean image at that scale and one white noise n for both ends:
+
+    x_start = (1-s) up(down(X)) + s n        x_end = (1-e) X + e n
+    x_u = (1-u) x_end + u x_start            w = dx/du = x_start - x_end
+
+A ladder with K = 1 has s = 1 and e = 0: this is then the ordinary path of `flow`, bit for bit.
+
+Reference: Pyramidal Flow Matching (Jin et al., 2024), section 3.2, https://arxiv.org/abs/2410.05954
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from stepladder.flow import expand_time
+from stepladder.randomness import Generators, normal
+
+__all__ = [
+    "MAX_GAMMA",
+    "NOISE_FLOOR",
+    "PathPoint",
+    "Stage",
+    "StageSchedule",
+    "block_noise",
+    "clean_from_velocity",
+    "down",
+    "jump",
+    "path",
+    "renoised_level",
+    "up",
+    "velocity_from_clean",
+]
+
+MAX_GAMMA = 1 / 3
+"""Four values with common correlation -g have a valid covariance only up to g = 1/3."""
+
+NOISE_FLOOR = 1e-3
+"""Lower clamp of the noise level by which `velocity_from_clean` divides when sampling: below any step that is taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One noise interval at one scale.
+
+    Time runs from `t_start` (noisier) down to `t_end`; both lie in [0, 1].
+    """
+
+    index: int
+    """Position on the ladder; 0 runs first and is the coarsest."""
+    downscale: int
+    """Image side over the side of this stage; a power of two, 1 at the last stage."""
+    t_start: float
+    """Noise level at local time u = 1, after the jump."""
+    t_end: float
+    """Noise level at local time u = 0."""
+    coordinate_start: float
+    """Global noise coordinate at u = 1; the coordinates of all stages tile [0, 1] without overlap."""
+    coordinate_end: float
+    """Global noise coordinate at u = 0."""
+
+    def noise_level(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Coefficient of the noise in x_u: (1-u) e + u s."""
+        return (1 - u) * self.t_end + u * self.t_start
+
+    def coordinate(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The global noise coordinate in [0, 1], continuous and monotone along a whole decode."""
+        return (1 - u) * self.coordinate_end + u * self.coordinate_start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSchedule:
+    """The stages of a ladder in the order in which they run, and the correlation of its block noise."""
+
+    stages: tuple[Stage, ...]
+    gamma: float
+
+    @classmethod
+    def uniform(cls, num_stages: int = 3, gamma: float = MAX_GAMMA) -> "StageSchedule":
+        """K stages of equal width in the global noise coordinate.
+
+        K = 3: starts 1, 0.8, 0.5; ends 2/3, 1/3, 0. K = 1: 1 -> 0, the ordinary full-resolution decoder.
+
+        Raises:
+            ValueError: If `num_stages` is less than 1 or `gamma` lies outside (0, 1/3].
+        """
+        if num_stages < 1:
+            raise ValueError(f"Number of stages {num_stages} is less than 1. Pass 1 (no ladder) or more.")
+        _check_gamma(gamma)
+        stages = []
+        for i in range(num_stages):
+            start, end = 1 - i / num_stages, 1 - (i + 1) / num_stages
+            stages.append(
+                Stage(
+                    index=i,
+                    downscale=2 ** (num_stages - 1 - i),
+                    t_start=renoised_level(start, gamma) if i else 1.0,
+                    t_end=end if i < num_stages - 1 else 0.0,
+                    coordinate_start=start,
+                    coordinate_end=end,
+                )
+            )
+        return cls(stages=tuple(stages), gamma=gamma)
+
+    @property
+    def num_stages(self) -> int:
+        """K."""
+        return len(self.stages)
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this for every stage to have whole pixels."""
+        return self.stages[0].downscale
+
+
+@dataclass(frozen=True, slots=True)
+class PathPoint:
+    """A training point inside a stage."""
+
+    x: Float[Tensor, "b c h w"]
+    """x_u, what the network sees."""
+    velocity: Float[Tensor, "b c h w"]
+    """w = x_start - x_end, what it should move along."""
+
+
+def down(images: Float[Tensor, "b c h w"], factor: int = 2) -> Float[Tensor, "b c h/f w/f"]:
+    """Divides the side by `factor`, a power of two, by the mean over squares of pixels (antialiased)."""
+    return F.avg_pool2d(images, factor) if factor > 1 else images
+
+
+def up(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2h 2w"]:
+    """Doubles the side by repeating pixels (nearest neighbour); `down(up(x)) = x`."""
+    return images.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+
+
+def renoised_level(t_end: float, gamma: float) -> float:
+    """Noise level s after a jump from noise level `t_end`: s = 1 - alpha a, and at gamma = 1/3, s = 2t / (1+t)."""
+    a = 1 - t_end
+    return 1 - a * _alpha(t_end, gamma)
+
+
+def block_noise(shape: tuple[int, ...], gamma: float, generators: Generators) -> Float[Tensor, "b c h w"]:
+    """Noise of unit variance with correlation -gamma inside each 2x2 block and none between blocks.
+
+    n' = sqrt(1+g) z - (sqrt(1+g) - sqrt(1-3g)) mean_block(z), z white. No factorisation: at g = 1/3 the block
+    covariance is singular (each block sums to zero) and a Cholesky factor does not exist.
+
+    Args:
+        shape: (B, C, H, W) with H and W even.
+        gamma: In-block correlation, in (0, 1/3].
+        generators: One for the batch, or one for each image.
+
+    Raises:
+        ValueError: If `gamma` lies outside (0, 1/3].
+    """
+    _check_gamma(gamma)
+    z = normal(shape, generators)
+    along, across = math.sqrt(max(0.0, 1 - 3 * gamma)), math.sqrt(1 + gamma)
+    return across * z - (across - along) * up(down(z))
+
+
+def jump(
+    x: Float[Tensor, "b c h w"], *, t_end: float, gamma: float, generators: Generators
+) -> Float[Tensor, "b c 2h 2w"]:
+    """Doubles the side of `x` and makes its noise white again.
+
+    Args:
+        x: Noisy image at the end of a stage, shape (B, C, h, w).
+        t_end: Noise level of `x`, in (0, 1).
+        gamma: In-block correlation of the corrective noise, in (0, 1/3].
+        generators: One for each image, so that an image decodes the same alone or in a batch.
+
+    Returns:
+        Shape (B, C, 2h, 2w), at noise level `renoised_level(t_end, gamma)`.
+
+    Raises:
+        ValueError: If `gamma` lies outside (0, 1/3].
+
+    Reference: Pyramidal Flow Matching (Jin et al., 2024), section 3.2, https://arxiv.org/abs/2410.05954
+    """
+    alpha = _alpha(t_end, gamma)
+    beta = alpha * t_end / math.sqrt(gamma)
+    b, c, h, w = x.shape
+    noise = block_noise((b, c, 2 * h, 2 * w), gamma, generators)
+    return alpha * up(x) + beta * noise
+
+
+def path(
+    clean: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], u: Float[Tensor, " b"], stage: Stage
+) -> PathPoint:
+    """The point x_u of a stage and its velocity.
+
+    Args:
+        clean: X, the image at the scale of the stage, (B, C, h, w); h and w even unless the stage is the first.
+        noise: White noise of the same shape, the same for both ends.
+        u: Local times in [0, 1], float32, (B,).
+        stage: Which stage.
+    """
+    u = expand_time(u, clean)
+    start = (1 - stage.t_start) * _rough(clean, stage) + stage.t_start * noise
+    end = (1 - stage.t_end) * clean + stage.t_end * noise
+    return PathPoint(x=(1 - u) * end + u * start, velocity=start - end)
+
+
+def velocity_from_clean(
+    x: Float[Tensor, "b c h w"],
+    clean: Float[Tensor, "b c h w"],
+    u: Float[Tensor, " b"],
+    stage: Stage,
+    *,
+    floor: float = NOISE_FLOOR,
+) -> Float[Tensor, "b c h w"]:
+    """The velocity that an estimate of the clean image implies (x-prediction).
+
+    With UD = up(down(.)):
+
+        n = (x_u - (1-u)(1-e) X - u (1-s) UD X) / ((1-u) e + u s)
+        w = (1-s) UD X - (1-e) X + (s-e) n
+
+    The denominator is the noise level, clamped from below by `floor` so that w stays finite on the closed time range.
+    """
+    level = expand_time(stage.noise_level(u).clamp_min(floor), x)
+    u = expand_time(u, x)
+    fine, rough = (1 - stage.t_end) * clean, (1 - stage.t_start) * _rough(clean, stage)
+    noise = (x - (1 - u) * fine - u * rough) / level
+    return rough - fine + (stage.t_start - stage.t_end) * noise
+
+
+def clean_from_velocity(
+    x: Float[Tensor, "b c h w"], velocity: Float[Tensor, "b c h w"], u: Float[Tensor, " b"], stage: Stage
+) -> Float[Tensor, "b c h w"]:
+    """The clean image that a velocity implies; the inverse of `velocity_from_clean`.
+
+    Both ends follow from x_u and w. What `up(down(.))` keeps and what it removes see two different mixtures of image
+    and noise, each solved on its own; `up(down(.))` is a projection, so the two parts add up.
+    """
+    u = expand_time(u, x)
+    start, end = x + (1 - u) * velocity, x - u * velocity
+    s, e = stage.t_start, stage.t_end
+    noise_part = _rough(start, stage)
+    kept_noise = ((1 - e) * noise_part - (1 - s) * _rough(end, stage)) / (s - e)
+    removed_noise = (start - noise_part) / s
+    return (end - e * (kept_noise + removed_noise)) / (1 - e)
+
+
+def _rough(images: Tensor, stage: Stage) -> Tensor:
+    """up(down(X)), the image as the stage before it saw it; nothing comes before the first stage."""
+    return images if stage.t_start == 1.0 else up(down(images))
+
+
+def _alpha(t_end: float, gamma: float) -> float:
+    _check_gamma(gamma)
+    a = 1 - t_end
+    return 1 / (a + t_end * math.sqrt(1 + 1 / gamma))
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 < gamma <= MAX_GAMMA:
+        raise ValueError(f"Block correlation gamma {gamma} is outside (0, 1/3]. Use 1/3, which adds the least noise.")

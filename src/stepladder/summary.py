@@ -1,0 +1,117 @@
+"""What a tokenizer is and what it costs, as plain numbers.
+
+The cost of a network evaluation is counted, not timed. The count runs on the meta device, where tensors have shapes and
+no values, so it takes no time and no memory.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepladder.profiling import count_flops
+from stepladder.tokenizer import Tokenizer, TokenizerConfig
+
+__all__ = ["COUNTED_SIDE", "ModelSummary", "StageSummary", "evaluation_gflop", "summarise"]
+
+COUNTED_SIDE = 256
+"""Side of the image for which costs are counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSummary:
+    """One rung of the ladder."""
+
+    downscale: int
+    """Image side over the side of this stage."""
+    t_start: float
+    """Noise level at which it starts."""
+    t_end: float
+    """Noise level at which it ends."""
+    gflop: float
+    """Of one network evaluation in this stage, for an image of `COUNTED_SIDE`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSummary:
+    """A tokenizer in numbers."""
+
+    description: str
+    """What the weights were trained on, and their limits; empty if unknown."""
+    stride: int
+    """f, image side over latent side."""
+    latent_channels: int
+    """c."""
+    encoder_parameters: int
+    """Of encoder and bottleneck."""
+    decoder_parameters: int
+    stages: tuple[StageSummary, ...]
+    """K of them, in the order in which they run."""
+    steps_per_stage: int
+    """Where a call names none."""
+    counted_side: int = COUNTED_SIDE
+    """Side of the image for which costs are counted."""
+
+    @property
+    def network_evaluations(self) -> int:
+        """Of a decode with `steps_per_stage`."""
+        return len(self.stages) * self.steps_per_stage
+
+    @property
+    def full_resolution_gflop(self) -> float:
+        """Of one network evaluation at full resolution, for an image of `COUNTED_SIDE`."""
+        return self.stages[-1].gflop
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, derived numbers included."""
+        return dataclasses.asdict(self) | {
+            "network_evaluations": self.network_evaluations,
+            "full_resolution_gflop": self.full_resolution_gflop,
+        }
+
+
+def summarise(tokenizer: Tokenizer) -> ModelSummary:
+    """Counts parameters and costs."""
+    schedule = tokenizer.schedule
+    costs = evaluation_gflop(tokenizer.config)
+    stages = tuple(
+        StageSummary(downscale=stage.downscale, t_start=stage.t_start, t_end=stage.t_end, gflop=cost)
+        for stage, cost in zip(schedule.stages, costs, strict=True)
+    )
+    return ModelSummary(
+        description=tokenizer.config.description,
+        stride=tokenizer.stride,
+        latent_channels=tokenizer.config.latent_channels,
+        encoder_parameters=_parameters(tokenizer.encoder) + _parameters(tokenizer.bottleneck),
+        decoder_parameters=_parameters(tokenizer.decoder),
+        stages=stages,
+        steps_per_stage=tokenizer.steps_per_stage,
+    )
+
+
+@torch.no_grad()
+def evaluation_gflop(config: TokenizerConfig, side: int = COUNTED_SIDE) -> list[float]:
+    """GFLOP of one network evaluation in each stage, for one square image.
+
+    Args:
+        config: Of the tokenizer.
+        side: Of the image; counted for the next larger side that fits the ladder.
+    """
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config)
+        decoder = tokenizer.decoder
+        side += -side % decoder.side_multiple
+        latent_side = side // tokenizer.stride
+        context = decoder.context(torch.zeros(1, config.latent_channels, latent_side, latent_side))
+        costs = []
+        for stage in decoder.schedule.stages:
+            x, u = torch.zeros(1, 3, side // stage.downscale, side // stage.downscale), torch.ones(1)
+            costs.append(count_flops(partial(decoder, x, u, stage, context)) / 1e9)
+    return costs
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

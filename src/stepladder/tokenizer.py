@@ -1,0 +1,336 @@
+"""The tokenizer: what users hold.
+
+    images -> encoder -> bottleneck -> latent        latent -> decoder, up the ladder -> images
+
+Sides that do not fit are padded and cropped back: the image to a multiple of f before encoding, the latent to what the
+ladder needs before decoding. A latent therefore does not depend on the ladder that will decode it, and models that
+share an encoder share latents.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
+from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE, read_checkpoint, write_checkpoint
+from stepladder.configs import structure, unstructure
+from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
+from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder
+from stepladder.errors import CheckpointError, ConfigError
+from stepladder.images import crop_to, pad_to_multiple
+from stepladder.randomness import generators
+from stepladder.samplers import sample_progressively
+from stepladder.stages import MAX_GAMMA, StageSchedule
+
+__all__ = [
+    "Encoding",
+    "LadderConfig",
+    "ModelSpec",
+    "Tokenizer",
+    "TokenizerConfig",
+    "embedded_models",
+    "find_model",
+    "parse_model_spec",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderConfig:
+    """The ladder of scales."""
+
+    num_stages: int = 3
+    """K; 1 is the ordinary full-resolution diffusion decoder."""
+    gamma: float = MAX_GAMMA
+    """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
+    downsample: Literal["area"] = "area"
+    """Filter that halves the side: 'area', the mean of 2x2 pixels, which is antialiased."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_stages <= 8:
+            raise ConfigError(f"Number of stages {self.num_stages} is outside 1 to 8. Usual values: 1 to 4.")
+        if not 0 < self.gamma <= MAX_GAMMA:
+            raise ConfigError(f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Everything that defines a tokenizer but its weights."""
+
+    latent_channels: int = 16
+    """c."""
+    encoder: EncoderConfig = field(default_factory=ConvEncoderConfig)
+    """Images to features."""
+    bottleneck: BottleneckConfig = field(default_factory=PlainConfig)
+    """Features to a latent of unit scale."""
+    decoder: DecoderConfig = field(default_factory=ConvDecoderConfig)
+    """The network that denoises."""
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+    """The scales that it climbs."""
+    steps_per_stage: int = 8
+    """Steps in each stage where a call names none."""
+    description: str = ""
+    """One line on what the weights were trained on, and their limits."""
+
+    def __post_init__(self) -> None:
+        if self.latent_channels < 1:
+            raise ConfigError(f"Latent channels {self.latent_channels} is less than 1. Pass 1 or more.")
+        if self.steps_per_stage < 1:
+            raise ConfigError(f"Steps per stage {self.steps_per_stage} is less than 1. Pass 1 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What `Tokenizer.encode` returns."""
+
+    latent: Float[Tensor, "b c h w"]
+    """Latent of unit scale."""
+    size: tuple[int, int]
+    """(H, W) of the images, to which a decode crops back."""
+    indices: Int[Tensor, "b ..."] | None = None
+    """Code indices, of a quantised bottleneck."""
+    posterior: GaussianPosterior | None = None
+    """Distribution of the latent, of a variational bottleneck."""
+
+
+class Tokenizer(nn.Module, PyTorchModelHubMixin):
+    """Encodes images to latents, and decodes latents up a ladder of scales."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        """Builds a tokenizer with fresh weights; `from_pretrained` loads trained ones."""
+        super().__init__()
+        self.config = config
+        self.bottleneck: Any = build_bottleneck(config.bottleneck, config.latent_channels)
+        self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
+        self.decoder = LadderDecoder(
+            build_network(config.decoder, config.latent_channels, config.encoder.stride),
+            StageSchedule.uniform(config.ladder.num_stages, config.ladder.gamma),
+            config.decoder.prediction,
+        )
+
+    @property
+    def schedule(self) -> StageSchedule:
+        """The ladder."""
+        return self.decoder.schedule
+
+    @property
+    def steps_per_stage(self) -> int:
+        """Steps in each stage where a call names none."""
+        return self.config.steps_per_stage
+
+    @property
+    def stride(self) -> int:
+        """f, image side over latent side."""
+        return self.config.encoder.stride
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Encoding:
+        """Encodes images in [-1, 1] of any size.
+
+        Raises:
+            ValueError: If the images are not floats of shape (B, 3, H, W).
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. "
+                "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
+            )
+        out = self.bottleneck(self.encoder(pad_to_multiple(images, self.stride)))
+        return Encoding(
+            latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
+        )
+
+    def decode(
+        self,
+        code: Encoding | Float[Tensor, "b c h w"],
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int | Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Decodes to images in [-1, 1].
+
+        Args:
+            code: From `encode`, or a bare latent (B, c, h, w).
+            seeds: One for each image: alone or in a batch, the same image. By default 0, 1, 2, ...
+            steps: Steps per stage, one number or one for each stage; the tokenizer's own by default.
+            size: (H, W) to crop to; by default the size of the encoded images, or f times the latent.
+
+        Raises:
+            ValueError: If the latent, the seeds, the steps or the size do not fit.
+        """
+        image = None
+        for image in self.decode_progressively(code, seeds=seeds, steps=steps, size=size):
+            pass
+        assert image is not None
+        return image
+
+    @torch.inference_mode()
+    def decode_progressively(
+        self,
+        code: Encoding | Float[Tensor, "b c h w"],
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int | Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Iterator[Float[Tensor, "b 3 h w"]]:
+        """As `decode`, and yields one image for each rung, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
+        latent = code.latent if isinstance(code, Encoding) else code
+        self._check_latent(latent)
+        full = (latent.shape[2] * self.stride, latent.shape[3] * self.stride)
+        size = size or (code.size if isinstance(code, Encoding) else full)
+        if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
+            raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
+        seeds = range(latent.shape[0]) if seeds is None else seeds
+        if len(seeds) != latent.shape[0]:
+            raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+        padded = _pad_latent(latent, self.decoder.side_multiple // self.stride)
+        denoiser = self.decoder.denoiser(self.decoder.context(padded))
+        for result in sample_progressively(
+            denoiser,
+            self.schedule,
+            size=(padded.shape[2] * self.stride, padded.shape[3] * self.stride),
+            generators=generators(seeds, latent.device),
+            steps=self.steps_per_stage if steps is None else steps,
+        ):
+            scale = result.stage.downscale
+            yield crop_to(result.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+
+    def fingerprint(self) -> str:
+        """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
+        digest = hashlib.sha256()
+        for module in (self.encoder, self.bottleneck):
+            for name, value in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().to("cpu", torch.float16).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, dtype: torch.dtype = torch.float32, **_: Any
+    ) -> None:
+        """Writes `config.json` and `model.safetensors` to a folder; files that are there are replaced.
+
+        Args:
+            save_directory: Made if it is not there.
+            dtype: What weights are stored as; they are read back as float32.
+        """
+        write_checkpoint(Path(save_directory), unstructure(self.config), self.state_dict(), dtype=dtype)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name: str | Path, *, device: torch.device | str = "cpu", revision: str | None = None
+    ) -> Self:
+        """Loads a tokenizer in evaluation mode.
+
+        Args:
+            name: An embedded name (`embedded_models()`), a folder, or a hub id `owner/name`.
+            device: Where to put it.
+            revision: Of a hub id: branch, tag or commit.
+
+        Raises:
+            CheckpointError: If there is no such model, or its files are damaged or of another format.
+        """
+        folder = find_model(name, revision)
+        data, weights = read_checkpoint(folder)
+        try:
+            config = structure(data, TokenizerConfig, where=str(folder / CONFIG_FILE))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        with torch.device("meta"):
+            tokenizer = cls(config)
+        try:
+            tokenizer.load_state_dict(weights, strict=True, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
+            ) from error
+        return tokenizer.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def _check_latent(self, latent: Tensor) -> None:
+        channels = self.config.latent_channels
+        if latent.ndim != 4 or latent.shape[1] != channels or not latent.is_floating_point():
+            raise ValueError(
+                f"Latent has shape {tuple(latent.shape)} and dtype {latent.dtype}. "
+                f"Accepted: floats of shape (B, {channels}, h, w). Encode with the same model."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model and how many steps it takes: `photo@8`."""
+
+    name: str
+    steps: int | None = None
+    """Steps per stage; None for the model's own."""
+
+    def __str__(self) -> str:
+        return self.name if self.steps is None else f"{self.name}@{self.steps}"
+
+
+def parse_model_spec(text: str) -> ModelSpec:
+    """Reads `MODEL` or `MODEL@N`.
+
+    Raises:
+        ConfigError: If N is not a whole number of 1 or more, or the name is empty.
+    """
+    name, at, steps = text.rpartition("@") if "@" in text else (text, "", "")
+    if not name:
+        raise ConfigError(f"Model '{text}' has no name. Write MODEL or MODEL@N, for example photo@8.")
+    if not at:
+        return ModelSpec(name)
+    if not steps.isascii() or not steps.isdigit() or int(steps) < 1:
+        raise ConfigError(f"Steps per stage '{steps}' in '{text}' is not a whole number of 1 or more. Write {name}@8.")
+    return ModelSpec(name, int(steps))
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the models that ship inside the package."""
+    weights = Path(str(resources.files("stepladder"))) / "weights"
+    return tuple(sorted(folder.parent.name for folder in weights.glob(f"*/{CONFIG_FILE}")))
+
+
+def find_model(name: str | Path, revision: str | None = None) -> Path:
+    """Folder of a model: an embedded name, a folder, or a hub id, which is fetched.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    if str(name) in embedded_models():
+        return Path(str(resources.files("stepladder"))) / "weights" / str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        except Exception as error:  # the hub client raises many kinds, offline and online
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"Model '{name}' is no folder here and cannot be fetched from the hub: {reason}. Check the name, or "
+                "download it and pass its folder."
+            ) from error
+    known = ", ".join(embedded_models()) or "none"
+    raise CheckpointError(f"Unknown model '{name}'. Accepted: an embedded name ({known}), a folder, or a hub id owner/name.")
+
+
+def _pad_latent(latent: Tensor, multiple: int) -> Tensor:
+    """Repeats the last row and column of a latent until its sides are multiples of `multiple`."""
+    if multiple <= 1:
+        return latent
+    bottom, right = -latent.shape[2] % multiple, -latent.shape[3] % multiple
+    return F.pad(latent, (0, right, 0, bottom), mode="replicate") if bottom or right else latent
+

@@ -1,0 +1,1 @@
+"""Training: the loop, its configuration, objective, moving average, checkpoints and records."""

@@ -1,0 +1,207 @@
+"""Configuration of a training run: preset, then file, then `--set a.b=c`.
+
+A file is TOML or JSON. `preset` names the tokenizer to start from; the keys under `tokenizer` change it. Every key is
+checked; the resolved configuration is printed by `--dry-run` and saved beside the run, and is itself a valid file.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stepladder.configs import structure, unstructure
+from stepladder.data import CropConfig
+from stepladder.errors import ConfigError
+from stepladder.losses import FlowTarget
+from stepladder.tokenizer import TokenizerConfig
+
+__all__ = ["DataConfig", "LossConfig", "OptimiserConfig", "StartConfig", "TrainConfig", "dump", "load_config"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images come from."""
+
+    train: list[str] = field(default_factory=list)
+    """Folders, `.tar` shards, Parquet files (globs allowed) or one hub id."""
+    validation: list[str] = field(default_factory=list)
+    """Images of the grids and of the PSNR in the records; empty for none."""
+    validation_images: int = 8
+    """How many of them are used."""
+    validation_size: int = 256
+    """Side to which they are cut."""
+    crop: CropConfig = field(default_factory=CropConfig)
+    """Random crops."""
+    workers: int = 0
+    """Loader processes for each training process; 0 loads in the process itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Where weights come from at step 0."""
+
+    principal_components: bool = False
+    """Start the encoder's linear part from principal components of patches, and the decoder's draft from their inverse."""
+    encoder_from: str | None = None
+    """Model (name, folder or hub id) whose encoder and bottleneck to take."""
+    decoder_from: str | None = None
+    """Model whose decoder network to take; its ladder may have another number of stages."""
+    train_encoder: bool = True
+    """Whether the encoder learns; a frozen one needs `encoder_from`."""
+
+    def __post_init__(self) -> None:
+        if not self.train_encoder and self.encoder_from is None:
+            raise ConfigError("start.train_encoder is false without weights. Set start.encoder_from to a trained model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss."""
+
+    target: FlowTarget = "clean"
+    """What the flow loss compares: the clean estimate, or the velocity."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
+    draft_weight: float = 0.25
+    """Weight of the squared error of the draft image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with warm-up, a constant rate, and a linear decay to zero at the end."""
+
+    learning_rate: float = 5e-4
+    """Peak rate."""
+    principal_rate: float = 0.03
+    """Rate of the layers that start from principal components, relative to the others: they are nearly right."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    decay_fraction: float = 0.3
+    """Share of the run, at its end, over which the rate falls linearly to zero."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decays of the moments."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; larger ones are scaled to it."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"Learning rate {self.learning_rate} is not positive. Usual values: 1e-4 to 1e-3.")
+        if not 0 <= self.decay_fraction <= 1:
+            raise ConfigError(f"Decay fraction {self.decay_fraction} is outside [0, 1]. Usual values: 0.1 to 0.5.")
+        if self.clip_norm <= 0:
+            raise ConfigError(f"Clip norm {self.clip_norm} is not positive. Usual value: 1.0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run."""
+
+    tokenizer: TokenizerConfig
+    """What is trained."""
+    data: DataConfig
+    """Images."""
+    start: StartConfig = field(default_factory=StartConfig)
+    """Initial weights."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Loss."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser."""
+    steps: int = 10_000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 16
+    """Images in a batch of one process."""
+    accumulate: int = 1
+    """Batches for one optimiser step."""
+    ema_decay: float = 0.999
+    """Decay d of the moving average of the weights; it warms up as min(d, (1+n)/(10+n))."""
+    precision: Literal["no", "bf16"] = "no"
+    """Autocast of the forward pass: none (float32), or bfloat16."""
+    compile: bool = False
+    """Compile the networks before training."""
+    seed: int = 0
+    """Seed of initial weights, data order, crops, noise and times."""
+    log_every: int = 10
+    """Steps between records."""
+    grid_every: int = 500
+    """Steps between grids of reconstructions and validation records; 0 for none."""
+    save_every: int = 500
+    """Steps between checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay in the run folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} is less than 1. Pass 1 or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay {self.ema_decay} is outside [0, 1). Usual values: 0.99 to 0.9999.")
+        if not self.data.train:
+            raise ConfigError("data.train is empty. Name folders, tar shards or Parquet files: --set 'data.train=[\"DIR\"]'.")
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), *, presets: Mapping[str, Any]) -> TrainConfig:
+    """Reads a run's configuration.
+
+    Args:
+        path: TOML or JSON file.
+        overrides: `a.b=value` pairs; values are JSON, and anything that is not JSON is text.
+        presets: Functions that give tokenizer configurations, by name.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key or value is not accepted.
+    """
+    data = _read(path)
+    for override in overrides:
+        _set(data, override)
+    preset = data.pop("preset", None)
+    if preset is not None:
+        if preset not in presets:
+            raise ConfigError(f"{path}: Unknown preset '{preset}'. Accepted: {', '.join(presets)}. Choose one of them.")
+        data["tokenizer"] = _merge(unstructure(presets[preset]()), data.get("tokenizer", {}))
+    return structure(data, TrainConfig, where=str(path))
+
+
+def dump(config: TrainConfig) -> str:
+    """The resolved configuration as JSON, which `load_config` reads back."""
+    return json.dumps(unstructure(config), indent=2)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"Cannot read config {path}: {error.strerror}. Pass a TOML or JSON file.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config {path} is not valid TOML or JSON: {error}. Mend it there.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"Config {path} is not a table of keys. Write keys and values.")
+    return data
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"Override '{override}' is not of the form a.b=value. Write for example optimiser.clip_norm=0.5.")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"Override '{override}' reaches into '{parent}', which is a value. Name a key of a table.")
+    data[last] = parsed
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return merged

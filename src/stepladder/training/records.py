@@ -1,0 +1,91 @@
+"""What a run leaves to read: `records.jsonl`, one JSON object a line, and grids of reconstructions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepladder.images import grid, save_png, to_pil
+from stepladder.metrics import psnr, quantise
+from stepladder.tokenizer import Tokenizer
+
+__all__ = ["RecordFile", "StepRecord", "validate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One line of `records.jsonl`; means over the steps since the line before."""
+
+    step: int
+    steps: int
+    """Steps of the whole run."""
+    images_seen: int
+    seconds: float
+    """Seconds of training so far, over all sessions of the run."""
+    images_per_second: float
+    learning_rate: float
+    gradient_norm: float
+    loss: float
+    flow: tuple[float, ...]
+    """Of each stage, coarse first."""
+    perceptual: float
+    draft: float
+    bottleneck: float
+    validation_psnr_db: dict[str, float] | None = None
+    """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the noise-free draft."""
+
+
+class RecordFile:
+    """Appends records; on resume it drops those after the step from which the run goes on."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        self.path = path
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    break  # the kill came while this line was written
+                if record["step"] <= step:
+                    kept.append(record)
+        self.seconds_before = kept[-1]["seconds"] if kept else 0.0
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+    def write(self, record: StepRecord) -> None:
+        """Appends a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+
+
+def validate(
+    tokenizer: Tokenizer, images: Float[Tensor, "b 3 s s"], *, steps: Sequence[int], picture: Path
+) -> dict[str, float]:
+    """Reconstructs images one by one, writes originals above reconstructions as PNG, and returns mean PSNR in dB.
+
+    Args:
+        tokenizer: In evaluation mode.
+        images: In [-1, 1].
+        steps: Steps per stage to try; the picture has one row for each, below originals and drafts.
+        picture: The PNG; replaced if it is there.
+    """
+    rows: dict[str, list[Tensor]] = {"original": [], "draft": []} | {str(count): [] for count in steps}
+    for seed, image in enumerate(images.split(1)):
+        code = tokenizer.encode(image)
+        rows["original"].append(image)
+        with torch.inference_mode():
+            padded = tokenizer.decoder.context(code.latent).draft
+        rows["draft"].append(padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1))
+        for count in steps:
+            rows[str(count)].append(tokenizer.decode(code, seeds=[seed], steps=count))
+    references = quantise(images)
+    result = {
+        name: psnr(quantise(torch.cat(row)), references).mean().item() for name, row in rows.items() if name != "original"
+    }
+    tiles = [to_pil(tile[0].float().cpu()) for row in rows.values() for tile in row]
+    save_png(grid(tiles, columns=len(images)), picture, force=True)
+    return result

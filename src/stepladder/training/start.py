@@ -1,0 +1,60 @@
+"""Initial weights of a run."""
+
+import torch
+
+from stepladder.data import CropConfig, ImageSource, training_loader
+from stepladder.errors import ConfigError
+from stepladder.randomness import generator
+from stepladder.tokenizer import Tokenizer
+from stepladder.training.config import TrainConfig
+
+__all__ = ["make_tokenizer"]
+
+_PRINCIPAL_IMAGES = 256
+
+
+def make_tokenizer(config: TrainConfig, source: ImageSource) -> Tokenizer:
+    """Builds the tokenizer of a run with the weights that it starts from; the same on every process.
+
+    Raises:
+        ConfigError: If a model to start from does not fit.
+        CheckpointError: If it cannot be loaded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Layers draw their initial weights from the global generator; it is restored on the way out.
+        torch.random.default_generator.set_state(generator(config.seed).get_state())
+        tokenizer = Tokenizer(config.tokenizer)
+    start = config.start
+    if start.principal_components:
+        _start_from_principal_components(tokenizer, config, source)
+    if start.encoder_from is not None:
+        other = Tokenizer.from_pretrained(start.encoder_from)
+        if (other.config.encoder, other.config.bottleneck) != (config.tokenizer.encoder, config.tokenizer.bottleneck):
+            raise ConfigError(
+                f"start.encoder_from: the encoder of '{start.encoder_from}' has another configuration than this run. "
+                "Copy its encoder and bottleneck settings to tokenizer."
+            )
+        tokenizer.encoder.load_state_dict(other.encoder.state_dict())
+        tokenizer.bottleneck.load_state_dict(other.bottleneck.state_dict())
+    if start.decoder_from is not None:
+        other = Tokenizer.from_pretrained(start.decoder_from)
+        if other.config.decoder != config.tokenizer.decoder:
+            raise ConfigError(
+                f"start.decoder_from: the decoder of '{start.decoder_from}' has another configuration than this run. "
+                "Copy its decoder settings to tokenizer."
+            )
+        tokenizer.decoder.load_state_dict(other.decoder.state_dict())
+    return tokenizer
+
+
+def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig, source: ImageSource) -> None:
+    """Makes encoder and draft a linear block code of the training images."""
+    size = config.data.crop.size
+    batches = training_loader(
+        source, crop=CropConfig(size=size), batch_size=min(_PRINCIPAL_IMAGES, 16), seed=config.seed
+    )
+    images = torch.cat([next(batches) for _ in range(_PRINCIPAL_IMAGES // 16)])
+    channels = config.tokenizer.latent_channels
+    synthesis, mean = tokenizer.encoder.start_from_principal_components(images, channels)
+    tokenizer.bottleneck.scale.trust()  # whitened components have unit scale
+    tokenizer.decoder.network.reader.start_from_synthesis(synthesis, mean)

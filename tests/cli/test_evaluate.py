@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+pytest.importorskip("torchmetrics")
+
+
+def test_evaluate_as_json_is_the_report_of_the_design(run, model, photos):
+    result = run("evaluate", photos, f"{model}@1", model, "--size", 32, "--batch", 2, "--json")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert {"data", "images", "size", "device", "threads", "rows"} <= set(report)
+    assert (report["images"], report["size"], report["device"]) == (2, 32, "cpu")
+    assert [row["steps_per_stage"] for row in report["rows"]] == [1, 2]
+    assert [row["network_evaluations"] for row in report["rows"]] == [3, 6]
+    for row in report["rows"]:
+        assert {"model", "stages", "psnr_db", "ssim", "lpips_vgg", "rfid", "fd_efficientnet_lite0"} <= set(row)
+        assert {"colour_shift", "seconds_per_image", "batch", "parameters"} <= set(row)
+
+
+def test_evaluate_prints_a_table_and_says_why_a_metric_is_missing(run, model, photos):
+    result = run("evaluate", photos, model, "--size", 32, "--limit", 1)
+    assert "1 images of" in result.stdout
+    assert f"{model}@2" in result.stdout
+    assert "note: rfid: " in result.stderr
+
+
+def test_evaluate_goes_on_after_a_bad_image_and_the_exit_code_tells(run, model, photos):
+    (photos / "aa.png").write_text("no image")
+    result = run("evaluate", photos, model, "--size", 32, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["images"] == 2
+    assert json.loads(result.stdout)["skipped"] == 1
+    assert "1 unreadable image of 3 skipped" in result.stderr
+
+
+def test_evaluate_refuses_bad_data_and_bad_models(refused, model, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("evaluate", "empty", model)
+    assert "missing" in refused("evaluate", "missing", model)
+    assert "Unknown model 'nope'" in refused("evaluate", photos, "nope", "--size", 32)
+    assert "Steps per stage '0'" in refused("evaluate", photos, f"{model}@0", code=2)
+    assert "Evaluation size is 8" in refused("evaluate", photos, model, "--size", 8, code=2)
+    assert "cannot be used here" in refused("evaluate", photos, model, "--device", "quantum", code=2)

