@@ -1,5 +1,7 @@
 """One loop for all ladders: what an exact denoiser must give back, and who depends on whom."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -80,7 +82,7 @@ def test_steps_sum_to_one_and_none_is_degenerate(steps: int) -> None:
     times = local_times(steps)
     assert times[0] == 1
     assert times[-1] == 0
-    lengths = [a - b for a, b in zip(times, times[1:], strict=False)]
+    lengths = [a - b for a, b in pairwise(times)]
     assert sum(lengths) == pytest.approx(1)
     assert min(lengths) == pytest.approx(1 / steps)
 

@@ -1,6 +1,7 @@
 """The ladder: noise levels, white noise after every jump, and the path inside a stage."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_noise_coordinates_tile_the_unit_interval() -> None:
     stages = StageSchedule.uniform(4).stages
     assert stages[0].coordinate_start == 1.0
     assert stages[-1].coordinate_end == 0.0
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in pairwise(stages):
         assert before.coordinate_end == after.coordinate_start
 
 

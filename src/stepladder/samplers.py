@@ -6,13 +6,14 @@ from 1 to 0. Full resolution is a ladder with K = 1; one step per scale is one s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.randomness import Generators, normal
+from stepladder.randomness import normal
 from stepladder.stages import Stage, StageSchedule, jump
 
 __all__ = ["Denoiser", "Prediction", "StageResult", "local_times", "sample", "sample_progressively", "steps_per_stage"]
@@ -72,13 +73,10 @@ def sample(
     Raises:
         ValueError: If the steps or the size do not fit the ladder.
     """
-    result = None
-    for result in sample_progressively(
+    *_, last = sample_progressively(
         denoiser, schedule, size=size, generators=generators, steps=steps, channels=channels
-    ):
-        pass
-    assert result is not None
-    return result.x
+    )
+    return last.x
 
 
 def sample_progressively(
@@ -93,7 +91,9 @@ def sample_progressively(
     """As `sample`, and yields the end of each stage, coarse first."""
     counts = steps_per_stage(schedule, steps)
     if size[0] % schedule.multiple or size[1] % schedule.multiple:
-        raise ValueError(f"Size {size} does not fit {schedule.num_stages} stages. Use multiples of {schedule.multiple}.")
+        raise ValueError(
+            f"Size {size} does not fit {schedule.num_stages} stages. Use multiples of {schedule.multiple}."
+        )
     h, w = size[0] // schedule.multiple, size[1] // schedule.multiple
     x = normal((len(generators), channels, h, w), generators)
     for stage, count in zip(schedule.stages, counts, strict=True):
@@ -127,7 +127,7 @@ def _walk(denoiser: Denoiser, x: Tensor, stage: Stage, steps: int) -> tuple[Tens
     """Euler from local time 1 to 0; returns the state and the last clean estimate."""
     times = local_times(steps)
     clean = x
-    for u, u_next in zip(times, times[1:], strict=False):
+    for u, u_next in pairwise(times):
         prediction = denoiser(x, torch.full(x.shape[:1], u, device=x.device), stage)
         clean = prediction.clean
         x = x + (u_next - u) * prediction.velocity

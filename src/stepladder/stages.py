@@ -24,7 +24,6 @@ Reference: Pyramidal Flow Matching (Jin et al., 2024), section 3.2, https://arxi
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F

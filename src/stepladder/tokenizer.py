@@ -28,6 +28,7 @@ from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder,
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to, pad_to_multiple
+from stepladder.nn.blocks import channels_last
 from stepladder.randomness import generators
 from stepladder.samplers import sample_progressively
 from stepladder.stages import MAX_GAMMA, StageSchedule
@@ -59,7 +60,9 @@ class LadderConfig:
         if not 1 <= self.num_stages <= 8:
             raise ConfigError(f"Number of stages {self.num_stages} is outside 1 to 8. Usual values: 1 to 4.")
         if not 0 < self.gamma <= MAX_GAMMA:
-            raise ConfigError(f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3.")
+            raise ConfigError(
+                f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +176,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         Raises:
             ValueError: If the latent, the seeds, the steps or the size do not fit.
         """
-        image = None
-        for image in self.decode_progressively(code, seeds=seeds, steps=steps, size=size):
-            pass
-        assert image is not None
+        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size)
         return image
 
     @torch.inference_mode()
@@ -219,9 +219,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 digest.update(value.detach().to("cpu", torch.float16).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | Path, *, dtype: torch.dtype = torch.float32, **_: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype = torch.float32, **_: Any) -> None:
         """Writes `config.json` and `model.safetensors` to a folder; files that are there are replaced.
 
         Args:
@@ -259,7 +257,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise CheckpointError(
                 f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
             ) from error
-        return tokenizer.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
 
     def _check_latent(self, latent: Tensor) -> None:
         channels = self.config.latent_channels
@@ -324,7 +322,9 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
                 "download it and pass its folder."
             ) from error
     known = ", ".join(embedded_models()) or "none"
-    raise CheckpointError(f"Unknown model '{name}'. Accepted: an embedded name ({known}), a folder, or a hub id owner/name.")
+    raise CheckpointError(
+        f"Unknown model '{name}'. Accepted: an embedded name ({known}), a folder, or a hub id owner/name."
+    )
 
 
 def _pad_latent(latent: Tensor, multiple: int) -> Tensor:
@@ -333,4 +333,3 @@ def _pad_latent(latent: Tensor, multiple: int) -> Tensor:
         return latent
     bottom, right = -latent.shape[2] % multiple, -latent.shape[3] % multiple
     return F.pad(latent, (0, right, 0, bottom), mode="replicate") if bottom or right else latent
-

@@ -59,9 +59,7 @@ class KLBottleneck(nn.Module):
         self.in_channels = 2 * channels
         self.scale = LatentScale(channels)
 
-    def forward(
-        self, features: Float[Tensor, "b d h w"], generator: torch.Generator | None = None
-    ) -> BottleneckOutput:
+    def forward(self, features: Float[Tensor, "b d h w"], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns latent, divergence and posterior.
 
         Raises:

@@ -83,7 +83,9 @@ class ConvDecoder(nn.Module):
 
         self.noise_embedding = ScalarEmbedding(embedding)
         self.scale_embedding = ScalarEmbedding(embedding, max_turns=4.0)
-        self.embed = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.embed = nn.Sequential(
+            nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
 
         self.stem = nn.Conv2d(6 * _PATCH**2, config.width, 3, padding=1)
         self.inject = nn.Conv2d(config.context_width, config.width, 1)

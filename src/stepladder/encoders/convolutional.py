@@ -69,7 +69,8 @@ class ConvEncoder(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
         """Encodes images in [-1, 1] whose sides are multiples of the stride."""
         h = self.stem(F.pixel_unshuffle(images, 4))  # (B, width, H/4, W/4)
-        return self.linear(images) + self.out(F.silu(self.trunk(h)))
+        features: Tensor = self.linear(images) + self.out(F.silu(self.trunk(h)))
+        return features
 
     @torch.no_grad()
     def start_from_principal_components(

@@ -1,7 +1,14 @@
 """Losses: the flow loss of a ladder, and the perceptual loss with its feature network."""
 
 from stepladder.losses.features import EfficientNetLite0, feature_network
-from stepladder.losses.ladder import NOISE_FLOOR_IN_TRAINING, FlowTarget, LadderLoss, StageDraw, draw_stages, ladder_loss
+from stepladder.losses.ladder import (
+    NOISE_FLOOR_IN_TRAINING,
+    FlowTarget,
+    LadderLoss,
+    StageDraw,
+    draw_stages,
+    ladder_loss,
+)
 from stepladder.losses.perceptual import FeaturePyramid, perceptual_distance
 
 __all__ = [

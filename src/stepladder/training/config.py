@@ -43,7 +43,7 @@ class StartConfig:
     """Where weights come from at step 0."""
 
     principal_components: bool = False
-    """Start the encoder's linear part from principal components of patches, and the decoder's draft from their inverse."""
+    """Start the encoder's linear part from principal components of patches, and the draft from their inverse."""
     encoder_from: str | None = None
     """Model (name, folder or hub id) whose encoder and bottleneck to take."""
     decoder_from: str | None = None
@@ -53,7 +53,9 @@ class StartConfig:
 
     def __post_init__(self) -> None:
         if not self.train_encoder and self.encoder_from is None:
-            raise ConfigError("start.train_encoder is false without weights. Set start.encoder_from to a trained model.")
+            raise ConfigError(
+                "start.train_encoder is false without weights. Set start.encoder_from to a trained model."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,9 @@ class TrainConfig:
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay {self.ema_decay} is outside [0, 1). Usual values: 0.99 to 0.9999.")
         if not self.data.train:
-            raise ConfigError("data.train is empty. Name folders, tar shards or Parquet files: --set 'data.train=[\"DIR\"]'.")
+            raise ConfigError(
+                "data.train is empty. Name folders, tar shards or Parquet files: --set 'data.train=[\"DIR\"]'."
+            )
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, presets: Mapping[str, Any]) -> TrainConfig:
@@ -186,7 +190,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _set(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"Override '{override}' is not of the form a.b=value. Write for example optimiser.clip_norm=0.5.")
+        raise ConfigError(
+            f"Override '{override}' is not of the form a.b=value. Write for example optimiser.clip_norm=0.5."
+        )
     try:
         parsed = json.loads(value)
     except ValueError:
@@ -195,7 +201,9 @@ def _set(data: dict[str, Any], override: str) -> None:
     for parent in parents:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"Override '{override}' reaches into '{parent}', which is a value. Name a key of a table.")
+            raise ConfigError(
+                f"Override '{override}' reaches into '{parent}', which is a value. Name a key of a table."
+            )
     data[last] = parsed
 
 

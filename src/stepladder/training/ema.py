@@ -1,6 +1,6 @@
 """Moving average of weights, warmed up so that a short run's average is not mostly its initial weights.
 
-    decay(n) = min(d, (1 + n) / (10 + n))    at the n-th update
+decay(n) = min(d, (1 + n) / (10 + n))    at the n-th update
 """
 
 from collections.abc import Sequence

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from stepladder.data import evaluation_images, open_source, training_loader
 from stepladder.errors import ConfigError, DataError, OutputError, TrainingError
 from stepladder.losses import feature_network
+from stepladder.nn.blocks import channels_last
 from stepladder.profiling import count_flops, describe_environment, matmul_peak
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import OptimiserConfig, TrainConfig, dump
@@ -47,7 +48,7 @@ def train(
     run_dir: Path,
     *,
     resume: bool = False,
-    on_record: Callable[[StepRecord], None] = lambda record: None,
+    on_record: Callable[[StepRecord], None] = lambda _: None,
     stop_after: int | None = None,
 ) -> Path:
     """Trains a tokenizer.
@@ -96,9 +97,8 @@ class _Run:
         place = _find_state(run_dir, resume=resume)
         tokenizer = make_tokenizer(config, self.source)
         features = feature_network() if config.loss.perceptual_weight else None
-        objective = TokenizerObjective(
-            tokenizer, config.loss, features, train_encoder=config.start.train_encoder
-        ).to(self.device, memory_format=torch.channels_last)
+        objective = TokenizerObjective(tokenizer, config.loss, features, train_encoder=config.start.train_encoder)
+        channels_last(objective.to(self.device))
         self.objective = objective
         _check_crop(config, tokenizer)
         self.ema = make_ema(tokenizer, config.ema_decay)
@@ -137,8 +137,11 @@ class _Run:
             self.step += 1
             at_end = self.step == last
             psnr = None
-            if main and config.grid_every and self.validation is not None and (
-                self.step % config.grid_every == 0 or self.step == config.steps
+            if (
+                main
+                and config.grid_every
+                and self.validation is not None
+                and (self.step % config.grid_every == 0 or self.step == config.steps)
             ):
                 with meter.paused():
                     psnr = self._validate()
@@ -151,7 +154,7 @@ class _Run:
                     self._save()
         self.accelerator.wait_for_everyone()
         if main:
-            self.ema.module.save_pretrained(self.run_dir / "model")
+            self._averaged().save_pretrained(self.run_dir / "model")
         self.accelerator.wait_for_everyone()
         return self.run_dir / "model"
 
@@ -207,11 +210,16 @@ class _Run:
 
     def _validate(self) -> dict[str, float]:
         assert self.validation is not None
-        tokenizer = self.ema.module
-        assert isinstance(tokenizer, Tokenizer)
+        tokenizer = self._averaged()
         picture = self.run_dir / "grids" / f"step-{self.step:07d}.png"
         picture.parent.mkdir(exist_ok=True)
         return validate(tokenizer, self.validation, steps=sorted({1, tokenizer.steps_per_stage}), picture=picture)
+
+    def _averaged(self) -> Tokenizer:
+        """The tokenizer with averaged weights: what is validated and exported."""
+        tokenizer = self.ema.module
+        assert isinstance(tokenizer, Tokenizer)
+        return tokenizer
 
     def _record(self, meter: "_Meter", psnr: dict[str, float] | None) -> StepRecord:
         images = self.config.batch_size * self.config.accumulate * self.accelerator.num_processes

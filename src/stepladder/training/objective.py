@@ -74,7 +74,7 @@ class TokenizerObjective(nn.Module):
 
 
 def batch_seed(seed: int, step: int, micro_batch: int, process: int) -> int:
-    """Seed of all randomness of one batch of one process: a function of place alone, so that a resumed run draws the same."""
+    """Seed of all that is random in one batch of one process; a function of its place, so a resume draws the same."""
     mixed = seed
     for number in (step, micro_batch, process):
         mixed = (mixed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63

@@ -73,8 +73,8 @@ def validate(
         steps: Steps per stage to try; the picture has one row for each, below originals and drafts.
         picture: The PNG; replaced if it is there.
     """
-    rows: dict[str, list[Tensor]] = {"original": [], "draft": []} | {str(count): [] for count in steps}
-    for seed, image in enumerate(images.split(1)):
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("original", "draft", *map(str, steps))}
+    for seed, image in enumerate(torch.split(images, 1)):
         code = tokenizer.encode(image)
         rows["original"].append(image)
         with torch.inference_mode():
@@ -84,7 +84,9 @@ def validate(
             rows[str(count)].append(tokenizer.decode(code, seeds=[seed], steps=count))
     references = quantise(images)
     result = {
-        name: psnr(quantise(torch.cat(row)), references).mean().item() for name, row in rows.items() if name != "original"
+        name: psnr(quantise(torch.cat(row)), references).mean().item()
+        for name, row in rows.items()
+        if name != "original"
     }
     tiles = [to_pil(tile[0].float().cpu()) for row in rows.values() for tile in row]
     save_png(grid(tiles, columns=len(images)), picture, force=True)

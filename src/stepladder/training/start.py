@@ -22,7 +22,7 @@ def make_tokenizer(config: TrainConfig, source: ImageSource) -> Tokenizer:
     """
     with torch.random.fork_rng(devices=[]):
         # Layers draw their initial weights from the global generator; it is restored on the way out.
-        torch.random.default_generator.set_state(generator(config.seed).get_state())
+        torch.set_rng_state(generator(config.seed).get_state())
         tokenizer = Tokenizer(config.tokenizer)
     start = config.start
     if start.principal_components:

@@ -46,9 +46,7 @@ def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / _STATE_FILE).open("wb") as file:
-            torch.save(
-                {"step": state.step, "model": state.model, "ema": state.ema, "optimiser": state.optimiser}, file
-            )
+            torch.save({"step": state.step, "model": state.model, "ema": state.ema, "optimiser": state.optimiser}, file)
             file.flush()
             os.fsync(file.fileno())
         if place.exists():
