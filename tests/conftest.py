@@ -15,4 +15,4 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("typecheck"):
         from jaxtyping import install_import_hook
 
-        install_import_hook("stepladder", "beartype.beartype")
+        install_import_hook("stepladder", "typechecking.check")

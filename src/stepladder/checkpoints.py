@@ -41,7 +41,10 @@ def write_checkpoint(
     Raises:
         OutputError: If a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make folder {folder}: {error.strerror}. Choose another folder.") from error
     stored = {
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in weights.items()

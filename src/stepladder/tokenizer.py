@@ -8,6 +8,7 @@ share an encoder share latents.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -140,7 +141,12 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    @torch.inference_mode()
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, to which images and latents are converted."""
+        return next(self.parameters()).dtype
+
+    @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Encoding:
         """Encodes images in [-1, 1] of any size.
 
@@ -152,7 +158,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. "
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
-        out = self.bottleneck(self.encoder(pad_to_multiple(images, self.stride)))
+        out = self.bottleneck(self.encoder(pad_to_multiple(images.to(self.dtype), self.stride)))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )
@@ -179,7 +185,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size)
         return image
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode_progressively(
         self,
         code: Encoding | Float[Tensor, "b c h w"],
@@ -198,7 +204,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         seeds = range(latent.shape[0]) if seeds is None else seeds
         if len(seeds) != latent.shape[0]:
             raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
-        padded = _pad_latent(latent, self.decoder.side_multiple // self.stride)
+        padded = _pad_latent(latent.to(self.dtype), self.decoder.side_multiple // self.stride)
         denoiser = self.decoder.denoiser(self.decoder.context(padded))
         for result in sample_progressively(
             denoiser,
@@ -310,7 +316,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     """
     if str(name) in embedded_models():
         return Path(str(resources.files("stepladder"))) / "weights" / str(name)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 - False, where Path.is_dir raises for a name that no system accepts
         return Path(name)
     if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         try:

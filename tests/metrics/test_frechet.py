@@ -69,6 +69,22 @@ def test_fewer_images_than_features_give_a_finite_distance(count):
     assert 0 <= frechet_distance(statistics(a), statistics(a)) < 1e-4
 
 
+def test_a_set_of_equal_images_has_no_spread():
+    a, b = np.ones((4, 6)), np.zeros((3, 6))
+    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(6)
+    assert frechet_distance(statistics(a), statistics(features(0))) > 0
+
+
+def test_features_that_come_later_count_also_after_a_distance():
+    a, b, other = features(1), features(2), features(3)
+    growing = statistics(a)
+    before = frechet_distance(growing, statistics(other))
+    growing.update(torch.as_tensor(b))
+    after = frechet_distance(growing, statistics(other))
+    assert after != before
+    assert after == pytest.approx(frechet_distance(statistics(a, b), statistics(other)), rel=1e-12)
+
+
 def test_one_image_has_no_covariance():
     with pytest.raises(ConfigError, match=r"A covariance of 1 images\. At least 2 are needed"):
         frechet_distance(statistics(features(0, count=1)), statistics(features(0)))

@@ -8,15 +8,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import typer
 
 from benchmarks import record, tables
+from stepladder.cli import app
+from stepladder.presets import PRESETS
+from stepladder.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+TRAINING = (ROOT / "docs" / "training.md").read_text("utf-8")
 
 
 def name(path: Path) -> str:
@@ -37,20 +42,25 @@ def commands() -> list[str]:
     return sorted({line for line in lines_of_code() if re.match(r"stepladder [a-z]", line)})
 
 
-def command_named(word: str) -> click.Command:
-    from stepladder.cli import app
-
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group)
-    return group.commands[word]
-
-
 @pytest.mark.parametrize("line", commands())
 def test_every_command_in_the_pages_is_one_with_these_options(line: str):
-    words = shlex.split(line)[1:]
-    command = command_named(words[0])
+    word, *rest = shlex.split(line)[1:]
+    command = typer.main.get_command(app).commands[word]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word for word in words[1:] if word.startswith("--")} <= options | {"--help", "--debug"}
+    assert {part for part in rest if part.startswith("--")} <= options | {"--help", "--debug"}
+
+
+def test_the_readme_shows_every_command_of_this_version():
+    shown = {line.split()[1] for line in commands()}
+    assert shown == set(typer.main.get_command(app).commands)
+
+
+@pytest.mark.parametrize("block", [body for language, body in FENCE.findall(TRAINING) if language == "toml"])
+def test_the_configurations_in_the_pages_are_accepted(block: str, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(block, "utf-8")
+    config = load_config(file, presets=PRESETS)
+    assert config.data.train
 
 
 def test_every_make_target_in_the_pages_is_in_the_makefile():

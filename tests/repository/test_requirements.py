@@ -19,7 +19,8 @@ UNPINNED = {"torch-fidelity"}
 
 def direct_requirements() -> list[Requirement]:
     lines = {*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)}
-    return [Requirement(line) for line in sorted(lines)]
+    requirements = [Requirement(line) for line in sorted(lines)]
+    return [requirement for requirement in requirements if requirement.name not in UNPINNED]
 
 
 def pins() -> Iterator[tuple[str, Version]]:
@@ -36,8 +37,6 @@ def test_no_package_is_pinned_twice():
 
 @pytest.mark.parametrize("requirement", direct_requirements(), ids=str)
 def test_the_pinned_version_satisfies_what_is_declared(requirement: Requirement):
-    if requirement.name in UNPINNED:
-        pytest.skip(f"{requirement.name} is not installed where the project is tested")
     pinned = dict(pins())[canonicalize_name(requirement.name)]
     assert pinned in requirement.specifier
 

@@ -99,11 +99,14 @@ def principal_components(
     """Mean, leading principal components and their standard deviations of f x f patches, n = 3 f f values each.
 
     Raises:
-        ValueError: If there are not more patches than values in a patch.
+        ConfigError: If there are not more patches than values in a patch.
     """
     rows = F.pixel_unshuffle(images, patch).permute(0, 2, 3, 1).reshape(-1, 3 * patch * patch).double()
     if rows.shape[0] <= rows.shape[1]:
-        raise ValueError(f"{rows.shape[0]} patches are too few for {rows.shape[1]} values each. Pass more images.")
+        raise ConfigError(
+            f"{rows.shape[0]} patches are too few for principal components of {rows.shape[1]} values each. "
+            "More patches than values are needed. Use larger crops or a smaller encoder stride."
+        )
     mean = rows.mean(0)
     centred = rows - mean
     variances, vectors = torch.linalg.eigh(centred.T @ centred / rows.shape[0])  # ascending

@@ -2,9 +2,10 @@
 
     FD = |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)
 
-With R = C1^(1/2), the matrix R C2 R is symmetric, positive semi-definite and has the eigenvalues of C1 C2. Hence the
-last trace is the sum of the square roots of its eigenvalues: two symmetric eigenvalue problems, no root of a
-non-symmetric matrix. Singular covariances, as fewer images than features give, need no special case.
+With C1 = L L', the matrix L' C2 L is symmetric, positive semi-definite, and its eigenvalues are those of C1 C2 that
+are not zero. Hence the last trace is the sum of their square roots: two symmetric eigenvalue problems, no root of a
+non-symmetric matrix. L has as many columns as C1 has rank, so that singular covariances, which fewer images than
+features give, are no special case, and cheap. It is kept: further distances to the same originals cost little.
 
 Everything is float64. Means and covariances are accumulated batch by batch around the running mean (Chan et al., 1979),
 so that nothing cancels.
@@ -33,6 +34,7 @@ class FeatureStatistics:
         self.count = 0
         self._mean = torch.zeros(0, dtype=torch.float64)
         self._scatter = torch.zeros(0, 0, dtype=torch.float64)
+        self._factor: Tensor | None = None
 
     def update(self, features: Float[Tensor, "b d"]) -> None:
         """Adds a batch of features of shape (B, D); B = 0 adds nothing.
@@ -57,6 +59,7 @@ class FeatureStatistics:
         self._scatter += centred.T @ centred + torch.outer(step, step) * (self.count * len(features) / total)
         self._mean += step * (len(features) / total)
         self.count = total
+        self._factor = None
 
     @property
     def mean(self) -> Float[Tensor, " d"]:
@@ -76,6 +79,15 @@ class FeatureStatistics:
             )
         return self._scatter / (self.count - 1)
 
+    @property
+    def factor(self) -> Float[Tensor, "d r"]:
+        """L with L L' = covariance, of full column rank r, float64."""
+        if self._factor is None:
+            values, vectors = torch.linalg.eigh(self.covariance)
+            kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+            self._factor = vectors[:, kept] * values[kept].sqrt()
+        return self._factor
+
 
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
     """Frechet distance between two sets of features; finite, at least 0, symmetric.
@@ -89,13 +101,6 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
             f"A Frechet distance between features of {len(c1)} and of {len(c2)} dimensions. One feature network must "
             "give both. Use the same network."
         )
-    root = _square_root(c1)
-    overlap = torch.linalg.eigvalsh(root @ c2 @ root).clamp(min=0).sqrt().sum()
+    overlap = torch.linalg.eigvalsh(first.factor.T @ c2 @ first.factor).clamp(min=0).sqrt().sum()
     distance = (first.mean - second.mean).square().sum() + c1.trace() + c2.trace() - 2 * overlap
     return max(0.0, float(distance))
-
-
-def _square_root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return root

@@ -5,6 +5,7 @@ checked; the resolved configuration is printed by `--dry-run` and saved beside t
 """
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,10 @@ class DataConfig:
     """Random crops."""
     workers: int = 0
     """Loader processes for each training process; 0 loads in the process itself."""
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, 0, "workers", where="data")
+        _check_at_least(self, 1, "validation_images", "validation_size", where="data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,9 @@ class LossConfig:
     draft_weight: float = 0.25
     """Weight of the squared error of the draft image."""
 
+    def __post_init__(self) -> None:
+        _check_at_least(self, 0, "perceptual_weight", "draft_weight", where="loss")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
@@ -77,7 +85,8 @@ class OptimiserConfig:
     learning_rate: float = 5e-4
     """Peak rate."""
     principal_rate: float = 0.03
-    """Rate of the layers that start from principal components, relative to the others: they are nearly right."""
+    """Rate of the layers that start from principal components, relative to the others: they are nearly right, and
+    Adam's steps are large beside their small weights."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     decay_fraction: float = 0.3
@@ -90,12 +99,15 @@ class OptimiserConfig:
     """Largest norm of the gradient; larger ones are scaled to it."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"Learning rate {self.learning_rate} is not positive. Usual values: 1e-4 to 1e-3.")
         if not 0 <= self.decay_fraction <= 1:
             raise ConfigError(f"Decay fraction {self.decay_fraction} is outside [0, 1]. Usual values: 0.1 to 0.5.")
-        if self.clip_norm <= 0:
+        if not self.clip_norm > 0:
             raise ConfigError(f"Clip norm {self.clip_norm} is not positive. Usual value: 1.0.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"Betas {list(self.betas)} are not in [0, 1). Usual values: [0.9, 0.99].")
+        _check_at_least(self, 0, "principal_rate", "warmup_steps", "weight_decay", where="optimiser")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +148,8 @@ class TrainConfig:
     """How many checkpoints stay in the run folder."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} is less than 1. Pass 1 or more.")
+        _check_at_least(self, 1, "steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints")
+        _check_at_least(self, 0, "grid_every", "seed")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay {self.ema_decay} is outside [0, 1). Usual values: 0.99 to 0.9999.")
         if not self.data.train:
@@ -163,15 +174,32 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, presets: Mapping[s
         _set(data, override)
     preset = data.pop("preset", None)
     if preset is not None:
-        if preset not in presets:
+        if not isinstance(preset, str) or preset not in presets:
             raise ConfigError(f"{path}: Unknown preset '{preset}'. Accepted: {', '.join(presets)}. Choose one of them.")
-        data["tokenizer"] = _merge(unstructure(presets[preset]()), data.get("tokenizer", {}))
+        changes = data.get("tokenizer", {})
+        if not isinstance(changes, dict):
+            raise ConfigError(
+                f"{path}: Value of 'tokenizer' is {changes!r}. Accepted: a table of keys. Write keys in it."
+            )
+        data["tokenizer"] = _merge(unstructure(presets[preset]()), changes)
     return structure(data, TrainConfig, where=str(path))
 
 
 def dump(config: TrainConfig) -> str:
     """The resolved configuration as JSON, which `load_config` reads back."""
     return json.dumps(unstructure(config), indent=2)
+
+
+def _check_at_least(config: object, least: int, *names: str, where: str = "") -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not least <= value < 2**63:
+            place = f"{where}.{name}" if where else name
+            raise ConfigError(f"{place} {value} is {_out_of_range(value, least)}. Pass {least} or more.")
+
+
+def _out_of_range(value: float, least: int) -> str:
+    return f"less than {least}" if value < least else "too large or no number"
 
 
 def _read(path: Path) -> dict[str, Any]:

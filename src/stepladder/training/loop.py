@@ -15,8 +15,9 @@ import copy
 import itertools
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 
 from stepladder.data import evaluation_images, open_source, training_loader
-from stepladder.errors import ConfigError, DataError, OutputError, TrainingError
+from stepladder.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from stepladder.losses import feature_network
 from stepladder.nn.blocks import channels_last
 from stepladder.profiling import count_flops, describe_environment, matmul_peak
@@ -34,7 +35,7 @@ from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import OptimiserConfig, TrainConfig, dump
 from stepladder.training.ema import make_ema
 from stepladder.training.objective import ObjectiveResult, TokenizerObjective, batch_seed
-from stepladder.training.records import RecordFile, StepRecord, validate
+from stepladder.training.records import RecordFile, StepRecord, validate, write_text
 from stepladder.training.start import make_tokenizer
 from stepladder.training.state import RunState, latest_state, load_state, save_state
 
@@ -111,11 +112,7 @@ class _Run:
         )
         self.step = 0
         if place is not None:
-            state = load_state(place)
-            objective.tokenizer.load_state_dict(state.model)
-            self.ema.load_state_dict(state.ema)
-            optimiser.load_state_dict(state.optimiser)
-            self.step = state.step
+            self.step = self._restore(place, optimiser)
         if self.accelerator.is_main_process:
             self._describe(objective)
         if config.compile:
@@ -123,6 +120,20 @@ class _Run:
             tokenizer.decoder.network.compile()
         self.wrapped, self.optimiser = self.accelerator.prepare(objective, optimiser)
         self.validation = self._validation_images()
+
+    def _restore(self, place: Path, optimiser: torch.optim.Optimizer) -> int:
+        """Takes over a checkpoint and returns its step."""
+        state = load_state(place)
+        try:
+            self.objective.tokenizer.load_state_dict(state.model)
+            self.ema.load_state_dict(state.ema)
+            optimiser.load_state_dict(state.optimiser)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"Checkpoint {place} does not fit this configuration. A run resumes with the network that it began "
+                f"with: use {self.run_dir / 'config.json'}, or another --out."
+            ) from error
+        return state.step
 
     def go(self, last: int) -> Path:
         """Runs to step `last`."""
@@ -158,12 +169,12 @@ class _Run:
         self.accelerator.wait_for_everyone()
         return self.run_dir / "model"
 
-    def _optimise(self, batches: Iterator[Tensor]) -> tuple[ObjectiveResult, Tensor]:
+    def _optimise(self, batches: Iterator[Tensor]) -> tuple[list[ObjectiveResult], Tensor]:
         """One optimiser step over `accumulate` batches."""
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = group["relative_rate"] * learning_rate(config.optimiser, self.step, config.steps)
-        result = None
+        results = []
         for micro in range(config.accumulate):
             images = next(batches).to(self.device, memory_format=torch.channels_last, non_blocking=True)
             seed = batch_seed(config.seed, self.step, micro, self.accelerator.process_index)
@@ -171,7 +182,7 @@ class _Run:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 loss, result = self.wrapped(images, seed)
                 self.accelerator.backward(loss / config.accumulate)
-        assert result is not None
+            results.append(result)
         norm = self.accelerator.clip_grad_norm_(
             [p for p in self.objective.parameters() if p.requires_grad], config.optimiser.clip_norm
         )
@@ -183,7 +194,7 @@ class _Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.ema.update_parameters(self.objective.tokenizer)
-        return result, norm
+        return results, norm
 
     def _batches(self) -> Iterator[Tensor]:
         config = self.config
@@ -212,7 +223,6 @@ class _Run:
         assert self.validation is not None
         tokenizer = self._averaged()
         picture = self.run_dir / "grids" / f"step-{self.step:07d}.png"
-        picture.parent.mkdir(exist_ok=True)
         return validate(tokenizer, self.validation, steps=sorted({1, tokenizer.steps_per_stage}), picture=picture)
 
     def _averaged(self) -> Tokenizer:
@@ -244,8 +254,7 @@ class _Run:
 
     def _describe(self, objective: TokenizerObjective) -> None:
         """Writes `config.json` and `environment.json`."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.json").write_text(dump(self.config) + "\n", encoding="utf-8")
+        write_text(self.run_dir / "config.json", dump(self.config) + "\n")
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         environment: dict[str, Any] = describe_environment(self.device)
         environment |= {
@@ -253,7 +262,7 @@ class _Run:
             "matmul_peak_gflops": matmul_peak(self.device, dtype) / 1e9,
             "training_gflop_per_image": _training_flops(objective, self.config) / 1e9,
         }
-        (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+        write_text(self.run_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
 class _Meter:
@@ -268,11 +277,14 @@ class _Meter:
         self._since = self.seconds
         self._sums: list[Tensor] = []
 
-    def add(self, result: ObjectiveResult, norm: Tensor) -> None:
-        """Takes in one step; nothing is moved off the device before a record needs it."""
-        parts = result.parts
-        values = [result.loss, norm, parts.perceptual, parts.draft, result.bottleneck, *parts.flow]
-        self._sums.append(torch.stack([value.detach().float().reshape(()) for value in values]))
+    def add(self, results: Sequence[ObjectiveResult], norm: Tensor) -> None:
+        """Takes in the batches of one step; nothing is moved off the device before a record needs it."""
+        rows = []
+        for result in results:
+            parts = result.parts
+            values = [result.loss, norm, parts.perceptual, parts.draft, result.bottleneck, *parts.flow]
+            rows.append(torch.stack([value.detach().float().reshape(()) for value in values]))
+        self._sums.append(torch.stack(rows).mean(0))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -313,10 +325,10 @@ class _Meter:
 
 
 def _parameter_groups(objective: TokenizerObjective, config: TrainConfig) -> list[dict[str, Any]]:
-    """All that learns, in two groups where the linear layers start from principal components."""
+    """All that learns, in two groups where layers start from principal components."""
     tokenizer = objective.tokenizer
-    linear = [*tokenizer.encoder.linear.parameters(), *tokenizer.decoder.network.reader.linear.parameters()]
-    slow = {id(p) for p in linear} if config.start.principal_components else set()
+    linear = [tokenizer.encoder.linear, tokenizer.decoder.network.reader.linear]
+    slow = {id(p) for layer in linear for p in layer.parameters()} if config.start.principal_components else set()
     learning = [p for p in objective.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if id(p) not in slow], "relative_rate": 1.0},
@@ -337,10 +349,10 @@ def _find_state(run_dir: Path, *, resume: bool) -> Path | None:
 
 
 def _check_crop(config: TrainConfig, tokenizer: Tokenizer) -> None:
-    size, multiple = config.data.crop.size, tokenizer.decoder.side_multiple
+    size, multiple = config.data.crop.size, math.lcm(tokenizer.decoder.side_multiple, tokenizer.stride)
     if size % multiple:
         raise ConfigError(
-            f"data.crop.size {size} is not a multiple of {multiple}, which the coarsest stage needs. "
+            f"data.crop.size {size} is not a multiple of {multiple}, which encoder and coarsest stage need. "
             f"Use {max(1, round(size / multiple)) * multiple}."
         )
 

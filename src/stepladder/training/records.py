@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.images import grid, save_png, to_pil
+from stepladder.errors import OutputError
+from stepladder.images import grid, save_png, to_pil, write_atomically
 from stepladder.metrics import psnr, quantise
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["RecordFile", "StepRecord", "validate"]
+__all__ = ["RecordFile", "StepRecord", "validate", "write_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,30 @@ class RecordFile:
                 if record["step"] <= step:
                     kept.append(record)
         self.seconds_before = kept[-1]["seconds"] if kept else 0.0
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, record: StepRecord) -> None:
-        """Appends a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
+        """Appends a line.
+
+        Raises:
+            OutputError: If the disk refuses.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {self.path}: {error.strerror}. Free space there, then continue with --resume."
+            ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, in place of one that is there; makes its folder.
+
+    Raises:
+        OutputError: If the disk refuses.
+    """
+    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"), force=True)
 
 
 def validate(

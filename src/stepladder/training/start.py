@@ -5,7 +5,7 @@ import torch
 from stepladder.data import CropConfig, ImageSource, training_loader
 from stepladder.errors import ConfigError
 from stepladder.randomness import generator
-from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer import Tokenizer, TokenizerConfig
 from stepladder.training.config import TrainConfig
 
 __all__ = ["make_tokenizer"]
@@ -29,22 +29,31 @@ def make_tokenizer(config: TrainConfig, source: ImageSource) -> Tokenizer:
         _start_from_principal_components(tokenizer, config, source)
     if start.encoder_from is not None:
         other = Tokenizer.from_pretrained(start.encoder_from)
-        if (other.config.encoder, other.config.bottleneck) != (config.tokenizer.encoder, config.tokenizer.bottleneck):
+        if _encoder_settings(other.config) != _encoder_settings(config.tokenizer):
             raise ConfigError(
                 f"start.encoder_from: the encoder of '{start.encoder_from}' has another configuration than this run. "
-                "Copy its encoder and bottleneck settings to tokenizer."
+                "Copy its latent_channels, encoder and bottleneck settings to tokenizer."
             )
         tokenizer.encoder.load_state_dict(other.encoder.state_dict())
         tokenizer.bottleneck.load_state_dict(other.bottleneck.state_dict())
     if start.decoder_from is not None:
         other = Tokenizer.from_pretrained(start.decoder_from)
-        if other.config.decoder != config.tokenizer.decoder:
+        if _decoder_settings(other.config) != _decoder_settings(config.tokenizer):
             raise ConfigError(
                 f"start.decoder_from: the decoder of '{start.decoder_from}' has another configuration than this run. "
-                "Copy its decoder settings to tokenizer."
+                "Copy its latent_channels, encoder.stride and decoder settings to tokenizer."
             )
         tokenizer.decoder.load_state_dict(other.decoder.state_dict())
     return tokenizer
+
+
+def _encoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
+    return config.latent_channels, config.encoder, config.bottleneck
+
+
+def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
+    """All that shapes the network; the ladder does not."""
+    return config.latent_channels, config.encoder.stride, config.decoder
 
 
 def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig, source: ImageSource) -> None:

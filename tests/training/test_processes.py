@@ -1,0 +1,120 @@
+"""Several processes: other images for each, the same gradients and weights for all."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import stepladder
+from stepladder import Tokenizer
+from stepladder.data import open_source, training_loader
+from stepladder.training.config import OptimiserConfig, TrainConfig, dump
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
+
+PROCESS = """
+import sys, torch
+from pathlib import Path
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from stepladder.training import loop
+from stepladder.training.config import load_config
+config, run, out = map(Path, sys.argv[1:])
+kept = {"gradients": [], "images": [], "weights": []}
+def parameters(optimiser):
+    return [p for group in optimiser.param_groups for p in group["params"]]
+def before(optimiser, *_):
+    kept["gradients"].append([p.grad.clone() for p in parameters(optimiser)])
+def after(optimiser, *_):
+    kept["weights"].append([p.detach().clone() for p in parameters(optimiser)])
+def loader(*arguments, **options):
+    for batch in whole(*arguments, **options):
+        kept["images"].append(batch.clone())
+        yield batch
+whole, loop.training_loader, loop.matmul_peak = loop.training_loader, loader, lambda *_: 1e9
+register_optimizer_step_pre_hook(before)
+register_optimizer_step_post_hook(after)
+torch.set_num_threads(1)
+loop.train(load_config(config, presets={}), run)
+torch.save(kept, out)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def config(make_config: Callable[..., TrainConfig]) -> TrainConfig:
+    return make_config(steps=2, batch_size=2, accumulate=2, optimiser=OptimiserConfig(clip_norm=1e9))
+
+
+@pytest.fixture(scope="module")
+def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a run by two processes, and `rank0.pt` and `rank1.pt` with what each of them saw."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "config.json").write_text(dump(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        **os.environ,
+        "PYTHONPATH": str(Path(stepladder.__file__).parents[1]),
+        "ACCELERATE_USE_CPU": "true",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, folder / "config.json", folder / "run", folder / f"rank{rank}.pt"],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors.decode()
+    finally:
+        for process in processes:
+            process.kill()
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def seen(run: Path) -> list[dict[str, list]]:
+    return [torch.load(run / f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_all_processes_hold_the_same_gradients_and_weights_in_every_step(seen):
+    for part in ("gradients", "weights"):
+        assert len(seen[0][part]) == 2
+        for mine, other in zip(seen[0][part], seen[1][part], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in seen[0]["gradients"][1])
+    moved = [not torch.equal(a, b) for a, b in zip(*seen[0]["weights"], strict=True)]
+    assert any(moved)
+
+
+def test_each_process_sees_other_images_and_together_they_see_all(seen, config):
+    batches = [torch.cat(rank["images"][:2]) for rank in seen]
+    keys = [{image.sum().item() for image in batch} for batch in batches]
+    assert [len(rank) for rank in keys] == [4, 4]
+    assert not keys[0] & keys[1]
+    alone = training_loader(open_source(config.data.train), crop=config.data.crop, batch_size=8, seed=config.seed)
+    everything = next(alone)
+    assert keys[0] | keys[1] == {image.sum().item() for image in everything}
+    assert not torch.equal(batches[0], everything[:4])
+
+
+def test_the_first_process_alone_writes_the_run(run, seen):
+    names = sorted(path.name for path in (run / "run").iterdir())
+    assert names == ["checkpoints", "config.json", "environment.json", "model", "records.jsonl"]
+    assert (run / "run" / "records.jsonl").read_text().count("\n") == 2
+    assert '"images_seen": 16,' in (run / "run" / "records.jsonl").read_text()
+    assert '"processes": 2,' in (run / "run" / "environment.json").read_text()
+    assert Tokenizer.from_pretrained(run / "run" / "model").config.latent_channels == 16

@@ -1,0 +1,171 @@
+"""Initial weights: fresh, from principal components, or from other models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stepladder import Tokenizer, presets
+from stepladder.bottlenecks import KLConfig
+from stepladder.data import open_source, training_loader
+from stepladder.encoders.convolutional import principal_components
+from stepladder.errors import CheckpointError, ConfigError
+from stepladder.metrics import psnr, quantise
+from stepladder.tokenizer import LadderConfig
+from stepladder.training.config import StartConfig
+from stepladder.training.loop import train
+from stepladder.training.start import make_tokenizer
+from stepladder.training.state import load_state
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a K = 3 model that is nowhere at its initial weights."""
+    tokenizer = Tokenizer(presets.tiny())
+    generator = torch.Generator().manual_seed(5)
+    for parameter in tokenizer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    tokenizer.bottleneck.scale.mean.uniform_(-1, 1, generator=generator)
+    tokenizer.bottleneck.scale.variance.uniform_(0.5, 2, generator=generator)
+    tokenizer.bottleneck.scale.trust()
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(photographs):
+    return open_source([str(photographs)])
+
+
+def ladder(config, num_stages):
+    return replace(config.tokenizer, ladder=LadderConfig(num_stages=num_stages))
+
+
+def test_fresh_weights_follow_from_the_seed_and_leave_the_global_state_alone(make_config, source):
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    first, again, other = (make_tokenizer(make_config(seed=seed), source).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(4), wanted)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["encoder.stem.weight"], other["encoder.stem.weight"])
+
+
+def test_principal_components_start_with_a_good_draft_and_white_latents(make_config, source):
+    config = make_config(start=StartConfig(principal_components=True))
+    tokenizer = make_tokenizer(config, source).eval()
+    images = torch.cat([next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))])
+    code = tokenizer.encode(images)
+    draft = tokenizer.decoder.context(code.latent).draft
+    assert psnr(quantise(draft), quantise(images)).mean() > 35
+    assert code.latent.mean(dim=(0, 2, 3)).abs().max() < 0.25
+    assert code.latent.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.25
+    fresh = make_tokenizer(make_config(), source).eval()
+    draft = fresh.decoder.context(fresh.encode(images).latent).draft
+    assert psnr(quantise(draft), quantise(images)).mean() < 20
+
+
+def test_principal_components_are_orthonormal_and_their_codes_white():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(48, 48, generator=generator) * torch.logspace(0, -2, 48)
+    patches = torch.randn(400, 48, generator=generator) @ mixing.T + 0.3
+    images = torch.nn.functional.pixel_shuffle(patches.reshape(4, 10, 10, 48).permute(0, 3, 1, 2), 4)
+    mean, basis, deviations = principal_components(images, 4, 6)
+    torch.testing.assert_close(mean, patches.mean(0))
+    torch.testing.assert_close(basis @ basis.T, torch.eye(6), atol=1e-5, rtol=0)
+    code = (patches - mean) @ basis.T / deviations
+    torch.testing.assert_close(code.T @ code / 400, torch.eye(6), atol=1e-3, rtol=0)
+    assert deviations.tolist() == sorted(deviations.tolist(), reverse=True)
+
+
+def test_too_few_patches_for_principal_components_are_refused():
+    with pytest.raises(ConfigError, match="16 patches are too few for principal components of 48 values each"):
+        principal_components(torch.zeros(1, 3, 16, 16), 4, 6)
+
+
+def test_a_scale_that_is_trusted_moves_slowly(make_config, source):
+    tokenizer = make_tokenizer(make_config(start=StartConfig(principal_components=True)), source).train()
+    tokenizer.bottleneck(torch.full((1, 16, 4, 4), 100.0))
+    assert tokenizer.bottleneck.scale.mean.max() < 0.2
+    fresh = make_tokenizer(make_config(), source).train()
+    fresh.bottleneck(torch.full((1, 16, 4, 4), 100.0))
+    torch.testing.assert_close(fresh.bottleneck.scale.mean, torch.full((16,), 100.0))
+
+
+def test_layers_from_principal_components_learn_at_their_own_rate(make_config, tmp_path):
+    config = make_config(steps=1, start=StartConfig(principal_components=True))
+    train(config, tmp_path)
+    before = make_tokenizer(config, open_source(config.data.train)).state_dict()
+    after = load_state(tmp_path / "checkpoints" / "step-0000001").model
+    moved = {name: (after[name] - before[name]).abs().max().item() for name in before}
+    rate = 2e-3 / 2  # half warm: Adam's first step is as long as its rate
+    assert moved["encoder.stem.weight"] < 1e-6  # its branch is silent still
+    assert moved["encoder.out.weight"] == pytest.approx(rate, rel=0.05)
+    for name in ("encoder.linear.weight", "decoder.network.reader.linear.weight"):
+        assert moved[name] == pytest.approx(0.03 * rate, rel=0.05)
+
+
+def test_a_frozen_encoder_stays_bit_equal_while_the_decoder_learns(make_config, trained, tmp_path):
+    start = StartConfig(encoder_from=str(trained), decoder_from=str(trained), train_encoder=False)
+    train(make_config(steps=3, start=start), tmp_path)
+    before = Tokenizer.from_pretrained(trained)
+    state = load_state(tmp_path / "checkpoints" / "step-0000003").model
+    released = Tokenizer.from_pretrained(tmp_path / "model")
+    for name, value in before.state_dict().items():
+        frozen = name.startswith(("encoder.", "bottleneck."))
+        assert torch.equal(value, state[name]) == frozen, name
+        assert torch.equal(value, released.state_dict()[name]) == frozen, name
+    assert released.fingerprint() == before.fingerprint()
+    assert any(name.startswith("bottleneck.scale.") for name in state)
+
+
+@pytest.mark.parametrize("bottleneck", [presets.tiny().bottleneck, KLConfig()])
+def test_an_encoder_that_learns_updates_its_scale(make_config, tmp_path, bottleneck):
+    config = make_config(steps=2)
+    train(replace(config, tokenizer=replace(config.tokenizer, bottleneck=bottleneck)), tmp_path)
+    state = load_state(tmp_path / "checkpoints" / "step-0000002").model
+    assert state["bottleneck.scale.batches"] == 2
+    assert state["bottleneck.scale.mean"].abs().min() > 0
+    assert Tokenizer.from_pretrained(tmp_path / "model").bottleneck.scale.batches == 2
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3])
+def test_a_decoder_may_be_taken_from_one_with_another_number_of_stages(make_config, source, trained, num_stages):
+    start = StartConfig(encoder_from=str(trained), decoder_from=str(trained), train_encoder=False)
+    config = make_config(start=start)
+    found = make_tokenizer(replace(config, tokenizer=ladder(config, num_stages)), source)
+    wanted = Tokenizer.from_pretrained(trained).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in found.state_dict().items())
+    assert found.schedule.num_stages == num_stages
+
+
+def test_the_encoder_alone_may_be_taken(make_config, source, trained):
+    found = make_tokenizer(make_config(start=StartConfig(encoder_from=str(trained))), source)
+    wanted = Tokenizer.from_pretrained(trained)
+    fresh = make_tokenizer(make_config(), source)
+    assert found.fingerprint() == wanted.fingerprint() != fresh.fingerprint()
+    assert torch.equal(found.decoder.network.stem.weight, fresh.decoder.network.stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("encoder", {"latent_channels": 8}),
+        ("encoder", {"encoder": replace(presets.tiny().encoder, width=6)}),
+        ("encoder", {"bottleneck": KLConfig()}),
+        ("decoder", {"latent_channels": 8}),
+        ("decoder", {"encoder": replace(presets.tiny().encoder, stride=16)}),
+        ("decoder", {"decoder": replace(presets.tiny().decoder, width=6)}),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(make_config, source, trained, part, change):
+    config = make_config(start=StartConfig(**{f"{part}_from": str(trained)}))
+    config = replace(config, tokenizer=replace(config.tokenizer, **change))
+    with pytest.raises(ConfigError, match=rf"start\.{part}_from: the {part} of .* has another configuration .* Copy its"):
+        make_tokenizer(config, source)
+
+
+def test_a_model_to_start_from_that_is_not_there_is_refused(make_config, source):
+    with pytest.raises(CheckpointError, match="Unknown model 'nowhere'"):
+        make_tokenizer(make_config(start=StartConfig(encoder_from="nowhere")), source)
