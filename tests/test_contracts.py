@@ -12,6 +12,7 @@ from stepladder.encoders import ConvEncoderConfig
 from stepladder.losses import draw_stages, ladder_loss
 from stepladder.profiling import count_flops
 from stepladder.randomness import generator
+from stepladder.stages import velocity_from_clean
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
 ENCODERS = [presets.tiny().encoder, ConvEncoderConfig(stride=4, width=4, depth=0, latent_depth=1)]
@@ -180,11 +181,11 @@ def test_the_decoder_sees_no_further_than_its_convolutions(num_stages):
 
 def test_a_crop_of_an_image_has_the_draft_and_latent_of_the_whole_inside():
     tokenizer = built(changed())
-    images = pictures(128, 128, count=1)
+    images = pictures(192, 192, count=1)
     whole, crop = tokenizer.encode(images), tokenizer.encode(images[..., 32:, 32:])
-    torch.testing.assert_close(crop.latent[..., 4:, 4:], whole.latent[..., 8:, 8:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(crop.latent[..., 8:, 8:], whole.latent[..., 12:, 12:], atol=1e-4, rtol=0)
     drafts = [tokenizer.decoder.context(z.latent).draft for z in (whole, crop)]
-    torch.testing.assert_close(drafts[1][..., 64:, 64:], drafts[0][..., 96:, 96:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(drafts[1][..., 112:, 112:], drafts[0][..., 144:, 144:], atol=1e-4, rtol=0)
 
 
 def test_a_crop_of_a_noisy_image_is_denoised_as_the_whole_inside():
@@ -239,12 +240,11 @@ def test_both_predictions_give_consistent_clean_images_and_velocities():
         stage = tokenizer.schedule.stages[1]
         found = tokenizer.decoder(x, u, stage, context)
         assert found.clean.shape == found.velocity.shape == x.shape
-        from stepladder.stages import velocity_from_clean
-
         torch.testing.assert_close(velocity_from_clean(x, found.clean, u, stage), found.velocity, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler uses parts of torch that torch calls old
 def test_a_compiled_network_is_the_eager_one():
     tokenizer = built(changed())
     code = tokenizer.encode(pictures(32, 32))
@@ -271,7 +271,8 @@ def test_one_evaluation_of_photo_takes_at_most_26_gflop():
 
 
 def test_the_cost_is_linear_in_pixels():
-    assert flops_of_one_evaluation(presets.photo(), 512) == 4 * flops_of_one_evaluation(presets.photo(), 256)
+    small, large = (flops_of_one_evaluation(presets.photo(), side) for side in (128, 256))
+    assert large == pytest.approx(4 * small, rel=1e-3)
 
 
 def test_photo_and_its_base_have_the_same_architecture():

@@ -3,8 +3,11 @@
 For each stage, the image at the scale of the stage, one white noise and a local time u give a point on the stage's path
 (`stages.path`). The loss compares either
 
-    "clean"      X_hat with X       every noise level counts alike; favours fidelity
-    "velocity"   w_hat with w       weighs an error of X by about 1 / level^2, clamped at `NOISE_FLOOR_IN_TRAINING`
+    "clean"      X_hat with X                    an error of X weighs the same at every noise level
+    "balanced"   X_hat with X, times s / level   low levels, whose errors are small, contribute as much as high ones
+    "velocity"   w_hat with w                    an error of X weighs about 1 / level^2: low levels rule
+
+with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`.
 
 Coarse stages run at their own side: they are never padded to the fine one.
 """
@@ -23,10 +26,10 @@ from stepladder.stages import StageSchedule, down, path
 
 __all__ = ["NOISE_FLOOR_IN_TRAINING", "FlowTarget", "LadderLoss", "StageDraw", "draw_stages", "ladder_loss"]
 
-FlowTarget = Literal["clean", "velocity"]
+FlowTarget = Literal["clean", "balanced", "velocity"]
 
 NOISE_FLOOR_IN_TRAINING = 0.05
-"""Noise level below which the weight of an error of X stops growing in the velocity loss."""
+"""Noise level below which the weight of an error of X stops growing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,12 @@ def ladder_loss(
         clean = down(images, stage.downscale)
         point = path(clean, draw.noise, draw.u, stage)
         prediction = denoiser(point.x, draw.u, stage)
-        error = prediction.clean - clean if target == "clean" else prediction.velocity - point.velocity
-        flow.append(error.square().mean())
+        if target == "velocity":
+            flow.append((prediction.velocity - point.velocity).square().mean())
+        else:
+            error = (prediction.clean - clean).square().mean(dim=(1, 2, 3))
+            level = stage.noise_level(draw.u).clamp_min(NOISE_FLOOR_IN_TRAINING)
+            flow.append((error * (stage.t_start / level if target == "balanced" else 1)).mean())
         clean_estimate = prediction.clean
     perceptual = images.new_zeros(())
     if features is not None:

@@ -68,7 +68,7 @@ class LossConfig:
     """Weights of the loss."""
 
     target: FlowTarget = "clean"
-    """What the flow loss compares: the clean estimate, or the velocity."""
+    """What the flow loss compares: the clean estimate, the same weighted by noise level, or the velocity."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
     draft_weight: float = 0.25

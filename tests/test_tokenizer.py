@@ -1,0 +1,276 @@
+"""What users hold: names, folders, sizes, seeds, steps, and what is refused."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import hub_mixin
+
+from stepladder import presets, tokenizer as module
+from stepladder.encoders import ConvEncoderConfig
+from stepladder.errors import CheckpointError, ConfigError
+from stepladder.tokenizer import (
+    Encoding,
+    LadderConfig,
+    ModelSpec,
+    Tokenizer,
+    TokenizerConfig,
+    embedded_models,
+    find_model,
+    parse_model_spec,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(presets.tiny())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return tokenizer.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_saved_and_loaded_is_the_same_bit_for_bit(tokenizer, saved, images):
+    loaded = Tokenizer.from_pretrained(saved)
+    assert loaded.config == tokenizer.config
+    for name, value in tokenizer.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    found = loaded.decode(loaded.encode(images), seeds=[1, 2])
+    torch.testing.assert_close(found, tokenizer.decode(tokenizer.encode(images), seeds=[1, 2]), atol=1e-5, rtol=0)
+
+
+def test_half_precision_halves_the_file_and_stays_close(tokenizer, saved, images, tmp_path):
+    tokenizer.save_pretrained(tmp_path, dtype=torch.float16)
+    loaded = Tokenizer.from_pretrained(str(tmp_path))
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path, saved)]
+    assert sizes[0] < 0.7 * sizes[1]
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    latents = [model.encode(images).latent for model in (loaded, tokenizer)]
+    torch.testing.assert_close(latents[0], latents[1], atol=1e-2, rtol=1e-2)
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+
+
+def test_the_fingerprint_is_that_of_the_encoder_and_not_of_the_ladder_or_decoder(tokenizer):
+    base = Tokenizer(replace(presets.tiny(), ladder=LadderConfig(num_stages=1)))
+    fresh = base.fingerprint()
+    assert fresh != tokenizer.fingerprint()
+    base.encoder.load_state_dict(tokenizer.encoder.state_dict())
+    base.bottleneck.load_state_dict(tokenizer.bottleneck.state_dict())
+    assert base.fingerprint() == tokenizer.fingerprint()
+    base.bottleneck.scale.mean += 1
+    assert base.fingerprint() != tokenizer.fingerprint()
+
+
+def test_a_decode_is_its_own_last_rung_and_follows_its_seeds(tokenizer, images):
+    code = tokenizer.encode(images)
+    assert code.size == (20, 30)
+    assert code.latent.shape == (2, 16, 3, 4)
+    *_, last = tokenizer.decode_progressively(code, seeds=[3, 4])
+    assert torch.equal(tokenizer.decode(code, seeds=[3, 4]), last)
+    assert torch.equal(tokenizer.decode(code), tokenizer.decode(code, seeds=[0, 1]))
+    assert not torch.allclose(tokenizer.decode(code, seeds=[3, 5])[1], last[1], atol=1e-4)
+
+
+def test_a_bare_latent_decodes_to_what_it_covers_or_to_the_size_that_is_asked_for(tokenizer, images):
+    code = tokenizer.encode(images)
+    whole = tokenizer.decode(code.latent)
+    assert whole.shape == (2, 3, 24, 32)
+    assert torch.equal(tokenizer.decode(code), whole[..., :20, :30])
+    assert torch.equal(tokenizer.decode(code, size=(5, 32)), whole[..., :5, :])
+
+
+def test_steps_are_the_tokenizer_s_own_unless_a_call_names_them(tokenizer, images):
+    code = tokenizer.encode(images)
+    assert tokenizer.steps_per_stage == presets.tiny().steps_per_stage == 2
+    assert torch.equal(tokenizer.decode(code), tokenizer.decode(code, steps=2))
+    assert torch.equal(tokenizer.decode(code, steps=(2, 2, 2)), tokenizer.decode(code, steps=2))
+    assert not torch.equal(tokenizer.decode(code, steps=(1, 2, 2)), tokenizer.decode(code, steps=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_and_latents_of_other_floats_are_converted(tokenizer, images, dtype):
+    code = tokenizer.encode(images.to(dtype))
+    assert code.latent.dtype == torch.float32
+    found = tokenizer.decode(code.latent.to(dtype))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(code.latent, tokenizer.encode(images).latent, atol=0.1, rtol=0)
+
+
+def test_images_and_latents_can_be_trained_on(tokenizer, images):
+    code = tokenizer.encode(images)
+    layer = torch.nn.Conv2d(16, 1, 1)
+    layer(code.latent).sum().backward()
+    assert layer.weight.grad.abs().max() > 0
+    assert not tokenizer.decode(code).requires_grad
+    assert not tokenizer.decode(code).is_inference()
+
+
+def test_neither_call_touches_the_global_random_state(tokenizer, images):
+    state = torch.random.get_rng_state()
+    tokenizer.decode(tokenizer.encode(images))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (torch.zeros(3, 8, 8), r"Images have shape \(3, 8, 8\)"),
+        (torch.zeros(1, 4, 8, 8), r"Accepted: floats in \[-1, 1\] of shape \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"dtype torch\.uint8.* Use stepladder\.images\.to_tensor"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(tokenizer, bad, text):
+    with pytest.raises(ValueError, match=text):
+        tokenizer.encode(bad)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "text"),
+    [
+        ((2, 8, 3, 4), {}, r"Latent has shape \(2, 8, 3, 4\).* Accepted: floats of shape \(B, 16, h, w\)\. Encode with"),
+        ((16, 3, 4), {}, r"Latent has shape \(16, 3, 4\)"),
+        ((2, 16, 3, 4), {"seeds": [1]}, r"1 seeds for 2 latents\. Pass one seed for each image"),
+        ((2, 16, 3, 4), {"seeds": [1, -1]}, r"Seed -1 is outside \[0, 2\^63\)"),
+        ((2, 16, 3, 4), {"size": (25, 32)}, r"Size \(25, 32\) does not fit a latent that covers \(24, 32\)\. Pass a size"),
+        ((2, 16, 3, 4), {"size": (0, 3)}, r"Size \(0, 3\) does not fit"),
+        ((2, 16, 3, 4), {"steps": 0}, r"Steps per stage 0 is less than 1"),
+        ((2, 16, 3, 4), {"steps": (1, 2)}, r"2 numbers of steps for 3 stages"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tokenizer, shape, options, text):
+    with pytest.raises(ValueError, match=text):
+        tokenizer.decode(torch.zeros(shape), **options)
+    with pytest.raises(ValueError, match="dtype"):
+        tokenizer.decode(torch.zeros(2, 16, 3, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "steps"),
+    [
+        ("photo", "photo", None),
+        ("photo@8", "photo", 8),
+        ("a/b@16", "a/b", 16),
+        ("./runs/x@1", "./runs/x", 1),
+        ("a@b@2", "a@b", 2),
+    ],
+)
+def test_a_model_specification_names_a_model_and_its_steps(text, name, steps):
+    spec = parse_model_spec(text)
+    assert spec == ModelSpec(name, steps)
+    assert str(spec) == text
+
+
+@pytest.mark.parametrize("text", ["photo@0", "photo@-1", "photo@x", "photo@", "photo@1.5", "photo@²", "photo@ 8"])
+def test_wrong_steps_in_a_model_specification_are_refused(text):
+    with pytest.raises(ConfigError, match=r"Steps per stage '.*' in 'photo@.*' is not a whole number of 1 or more"):
+        parse_model_spec(text)
+
+
+@pytest.mark.parametrize("text", ["", "@8"])
+def test_a_model_specification_has_a_name(text):
+    with pytest.raises(ConfigError, match=r"has no name\. Write MODEL or MODEL@N"):
+        parse_model_spec(text)
+
+
+@pytest.mark.parametrize("name", ["foto", "no/such/folder", "../x", "a b/c", "x" * 5000, "a\0b", ""])
+def test_an_unknown_name_is_one_line_that_lists_what_is_accepted(name):
+    with pytest.raises(CheckpointError, match="Unknown model .* Accepted: an embedded name .*, a folder, or a hub id"):
+        Tokenizer.from_pretrained(name)
+
+
+def test_every_embedded_model_loads_under_its_name():
+    for name in embedded_models():
+        assert Tokenizer.from_pretrained(name).config.description
+
+
+def test_a_hub_id_is_fetched_into_a_folder(monkeypatch, saved, tokenizer):
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((name, options))
+        return str(saved)
+
+    monkeypatch.setattr(module, "snapshot_download", snapshot_download)
+    loaded = Tokenizer.from_pretrained("someone/tokenizer", revision="v2")
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    files = ["config.json", "model.safetensors"]
+    assert asked == [("someone/tokenizer", {"revision": "v2", "allow_patterns": files})]
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
+    def snapshot_download(name, **options):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(module, "snapshot_download", snapshot_download)
+    with pytest.raises(CheckpointError, match=r"'a/b' is no folder here and cannot be fetched from the hub: no network\."):
+        find_model("a/b")
+
+
+def test_pushing_to_the_hub_uploads_what_loads_again(monkeypatch, tokenizer):
+    pushed = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **options):
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id, folder_path, **options):
+            pushed[repo_id] = Tokenizer.from_pretrained(folder_path)
+            return "address"
+
+    monkeypatch.setattr(hub_mixin, "HfApi", Hub)
+    assert tokenizer.push_to_hub("someone/tokenizer") == "address"
+    assert pushed["someone/tokenizer"].fingerprint() == tokenizer.fingerprint()
+
+
+def test_the_schedule_follows_from_the_ladder(tokenizer):
+    assert tokenizer.schedule.num_stages == 3
+    assert [stage.t_start for stage in tokenizer.schedule.stages] == pytest.approx([1, 0.8, 0.5])
+    assert tokenizer.decoder.side_multiple == 8 * 4
+    assert tokenizer.stride == 8
+    assert tokenizer.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "text"),
+    [
+        (LadderConfig, {"num_stages": 0}, "Number of stages 0 is outside 1 to 8"),
+        (LadderConfig, {"num_stages": 9}, "Number of stages 9 is outside 1 to 8"),
+        (LadderConfig, {"gamma": math.nan}, r"gamma nan is outside \(0, 1/3\]"),
+        (TokenizerConfig, {"latent_channels": 0}, "Latent channels 0 is less than 1"),
+        (TokenizerConfig, {"steps_per_stage": 0}, "Steps per stage 0 is less than 1"),
+        (ConvEncoderConfig, {"stride": 2}, "Encoder stride 2 is not 4, 8, 16"),
+        (ConvEncoderConfig, {"width": 0}, "Encoder sizes width=0"),
+    ],
+)
+def test_configurations_are_checked_when_they_are_made(config, values, text):
+    with pytest.raises(ConfigError, match=text):
+        config(**values)
+
+
+def test_an_encoding_cannot_be_changed(tokenizer, images):
+    code = tokenizer.encode(images)
+    assert isinstance(code, Encoding)
+    assert code.indices is None
+    with pytest.raises(AttributeError):
+        code.size = (1, 1)
