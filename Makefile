@@ -13,8 +13,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := train,hub,demo,dev
-CODE := src tests examples benchmarks
+CODE := src tests examples benchmarks recipes
 PYTEST := $(BIN)/python -m pytest
+FAST := not slow and not gpu and not network
+# Tests that run a second time with annotated types and shapes checked: the theory, and the parts on their own.
+TYPED := tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_contracts.py
 
 .PHONY: help setup demo test check format tables clean
 
@@ -25,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
 	  "error: no Python with venv of version 3.11 or newer here. Install one, or: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) (once) ..." >&2
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --constraint constraints.txt hatchling editables
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
 	@touch $(READY)
@@ -36,8 +39,8 @@ demo: $(READY)  ## Reconstruct photographs; print speed and quality, write a com
 	@$(BIN)/python examples/demo.py --out build/demo
 
 test: $(READY)  ## Run the tests that fit in ten minutes on two cores
-	$(PYTEST) -m "not slow and not gpu and not network" --durations=10
-	$(PYTEST) -q --typecheck -m "not slow and not gpu and not network" $(wildcard tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_randomness.py)
+	$(PYTEST) -m "$(FAST)" --durations=10
+	$(PYTEST) -m "$(FAST)" -q --typecheck $(TYPED)
 
 check: $(READY)  ## Lint, formatting, types, import layers, generated tables
 	$(BIN)/ruff check $(CODE)

@@ -1,4 +1,4 @@
-"""What all tests share: the option that checks annotated shapes at run time."""
+"""What all tests share: the option that checks annotated types and shapes at run time."""
 
 import pytest
 
@@ -16,3 +16,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from jaxtyping import install_import_hook
 
         install_import_hook("stepladder", "typechecking.check")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("typecheck"):
+        untyped = [item for item in items if item.get_closest_marker("untyped")]
+        config.hook.pytest_deselected(items=untyped)
+        items[:] = [item for item in items if item not in untyped]

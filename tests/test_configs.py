@@ -95,7 +95,10 @@ def test_values_are_taken_as_they_are_and_whole_numbers_count_as_floats():
         ({"count": 3.0}, "here: Value of 'count' does not fit: 3.0 is not of type int. Write a value of that type."),
         ({"count": True}, "here: Value of 'count' does not fit: True is not of type int. Write a value of that type."),
         ({"count": None}, "here: Value of 'count' does not fit: None is not of type int. Write a value of that type."),
-        ({"count": 1, "flag": 1}, "here: Value of 'flag' does not fit: 1 is not of type bool. Write a value of that type."),
+        (
+            {"count": 1, "flag": 1},
+            "here: Value of 'flag' does not fit: 1 is not of type bool. Write a value of that type.",
+        ),
         (
             {"count": 1, "leaf": {"number": "x"}},
             "here: Value of 'leaf.number' does not fit: 'x' is not of type float. Write a value of that type.",
@@ -105,7 +108,10 @@ def test_values_are_taken_as_they_are_and_whole_numbers_count_as_floats():
             "here: Value of 'leaf.name' does not fit: 5 is not of type str. Write a value of that type.",
         ),
         ({"count": 1, "leaf": {"number": -1}}, "here: Number -1.0 is negative. Pass 0 or more."),
-        ({"count": 1, "leaf": 3}, "here: Value of 'leaf' does not fit: 3 is no table. Write a table with keys of: number, name."),
+        (
+            {"count": 1, "leaf": 3},
+            "here: Value of 'leaf' does not fit: 3 is no table. Write a table with keys of: number, name.",
+        ),
         (
             {"count": 1, "leaf": {"nmae": "x"}},
             "here: Unknown key 'nmae' in 'leaf'. Accepted: number, name. Did you mean 'name'?",
@@ -125,13 +131,22 @@ def test_values_are_taken_as_they_are_and_whole_numbers_count_as_floats():
             "here: Value of 'shape' does not fit: its kind is None. Accepted: 'round', 'square'. "
             "Set the key 'kind' to one of them.",
         ),
-        ({"count": 1, "shape": {"kind": "round", "side": 1}}, "here: Unknown key 'side' in 'shape'. Accepted: kind, radius. Remove it."),
+        (
+            {"count": 1, "shape": {"kind": "round", "side": 1}},
+            "here: Unknown key 'side' in 'shape'. Accepted: kind, radius. Remove it.",
+        ),
         (
             {"count": 1, "pair": [1]},
             "here: Value of 'pair' does not fit: [1] is not a list of 2 values. Write it in square brackets.",
         ),
-        ({"count": 1, "names": "ab"}, "here: Value of 'names' does not fit: 'ab' is not a list. Write it in square brackets."),
-        ({"count": 1, "mode": "c"}, "here: Value of 'mode' does not fit: 'c' is unknown. Accepted: 'a', 'b'. Choose one of them."),
+        (
+            {"count": 1, "names": "ab"},
+            "here: Value of 'names' does not fit: 'ab' is not a list. Write it in square brackets.",
+        ),
+        (
+            {"count": 1, "mode": "c"},
+            "here: Value of 'mode' does not fit: 'c' is unknown. Accepted: 'a', 'b'. Choose one of them.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_with_place_value_and_remedy(data, text):

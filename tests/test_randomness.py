@@ -49,7 +49,7 @@ def test_the_largest_seed_is_accepted():
 
 
 def test_the_number_of_generators_is_that_of_the_images():
-    with pytest.raises(ValueError, match="2 generators for 3 images. Pass one generator for each image"):
+    with pytest.raises(ValueError, match=r"2 generators for 3 images. Pass one generator for each image"):
         normal((3, 4), generators([0, 1]))
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from huggingface_hub import hub_mixin
 
-from stepladder import presets, tokenizer as module
+from stepladder import presets
+from stepladder import tokenizer as module
 from stepladder.encoders import ConvEncoderConfig
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.tokenizer import (
@@ -145,11 +146,19 @@ def test_what_is_no_batch_of_images_is_refused(tokenizer, bad, text):
 @pytest.mark.parametrize(
     ("shape", "options", "text"),
     [
-        ((2, 8, 3, 4), {}, r"Latent has shape \(2, 8, 3, 4\).* Accepted: floats of shape \(B, 16, h, w\)\. Encode with"),
+        (
+            (2, 8, 3, 4),
+            {},
+            r"Latent has shape \(2, 8, 3, 4\).* Accepted: floats of shape \(B, 16, h, w\)\. Encode with",
+        ),
         ((16, 3, 4), {}, r"Latent has shape \(16, 3, 4\)"),
         ((2, 16, 3, 4), {"seeds": [1]}, r"1 seeds for 2 latents\. Pass one seed for each image"),
         ((2, 16, 3, 4), {"seeds": [1, -1]}, r"Seed -1 is outside \[0, 2\^63\)"),
-        ((2, 16, 3, 4), {"size": (25, 32)}, r"Size \(25, 32\) does not fit a latent that covers \(24, 32\)\. Pass a size"),
+        (
+            (2, 16, 3, 4),
+            {"size": (25, 32)},
+            r"Size \(25, 32\) does not fit a latent that covers \(24, 32\)\. Pass a size",
+        ),
         ((2, 16, 3, 4), {"size": (0, 3)}, r"Size \(0, 3\) does not fit"),
         ((2, 16, 3, 4), {"steps": 0}, r"Steps per stage 0 is less than 1"),
         ((2, 16, 3, 4), {"steps": (1, 2)}, r"2 numbers of steps for 3 stages"),
@@ -192,7 +201,7 @@ def test_a_model_specification_has_a_name(text):
 
 @pytest.mark.parametrize("name", ["foto", "no/such/folder", "../x", "a b/c", "x" * 5000, "a\0b", ""])
 def test_an_unknown_name_is_one_line_that_lists_what_is_accepted(name):
-    with pytest.raises(CheckpointError, match="Unknown model .* Accepted: an embedded name .*, a folder, or a hub id"):
+    with pytest.raises(CheckpointError, match=r"Unknown model .* Accepted: an embedded name .*, a folder, or a hub id"):
         Tokenizer.from_pretrained(name)
 
 
@@ -220,7 +229,9 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr(module, "snapshot_download", snapshot_download)
-    with pytest.raises(CheckpointError, match=r"'a/b' is no folder here and cannot be fetched from the hub: no network\."):
+    with pytest.raises(
+        CheckpointError, match=r"'a/b' is no folder here and cannot be fetched from the hub: no network\."
+    ):
         find_model("a/b")
 
 

@@ -36,7 +36,7 @@ def structure(data: Mapping[str, Any], config: type[Config], *, where: str) -> C
     try:
         return _CONVERTER.structure(data, config)
     except ClassValidationError as error:
-        path, cause = next(_leaves(error))
+        path, cause = min(_leaves(error), key=_rank)
         raise ConfigError(f"{where}: {_explain(path, cause)}") from error
 
 
@@ -56,6 +56,11 @@ def _leaves(error: BaseException, path: str = "") -> Iterator[tuple[str, BaseExc
             yield from _leaves(child, path)
     else:
         yield path, error
+
+
+def _rank(leaf: tuple[str, BaseException]) -> bool:
+    """Unknown keys first: a key that is missing is often one that is misspelt."""
+    return not isinstance(leaf[1], ForbiddenExtraKeysError)
 
 
 def _explain(path: str, cause: BaseException) -> str:

@@ -44,9 +44,7 @@ def make_config(photographs: Path) -> Callable[..., TrainConfig]:
     """The configuration of a tiny run on whole images, with changes."""
     base = TrainConfig(
         tokenizer=presets.tiny(),
-        data=DataConfig(
-            train=[str(photographs)], crop=CropConfig(size=SIDE, min_scale=1.0, max_scale=1.0, flip=False)
-        ),
+        data=DataConfig(train=[str(photographs)], crop=CropConfig(size=SIDE, min_scale=1.0, max_scale=1.0, flip=False)),
         loss=LossConfig(perceptual_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=2e-3, warmup_steps=2),
         steps=10,

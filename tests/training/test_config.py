@@ -33,7 +33,9 @@ def test_overrides_go_above_the_file_and_the_file_above_the_preset(load):
 
 def test_a_file_may_be_toml(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text('preset = "tiny"\n[data]\ntrain = ["photos"]\n[data.crop]\nsize = 64\n[optimiser]\nlearning_rate = 1\n')
+    path.write_text(
+        'preset = "tiny"\n[data]\ntrain = ["photos"]\n[data.crop]\nsize = 64\n[optimiser]\nlearning_rate = 1\n'
+    )
     config = load_config(path, presets=PRESETS)
     assert config.data.crop.size == 64
     assert config.optimiser.learning_rate == 1.0
@@ -81,13 +83,19 @@ def test_every_recipe_is_accepted(recipe):
         ("steps=1.5", r"Value of 'steps' does not fit: 1\.5 is not of type int"),
         ("steps=true", r"Value of 'steps' does not fit: True is not of type int"),
         ("compile=1", r"Value of 'compile' does not fit: 1 is not of type bool"),
-        ("data.train=photos", r"Value of 'data\.train' does not fit: 'photos' is not a list\. Write it in square brackets"),
+        (
+            "data.train=photos",
+            r"Value of 'data\.train' does not fit: 'photos' is not a list\. Write it in square brackets",
+        ),
         ("data.train=[1]", r"Value of 'data\.train' does not fit: 1 is not of type str"),
         ("optimiser.betas=[0.9]", r"Value of 'optimiser\.betas' does not fit: \[0\.9\] is not a list of 2 values"),
         ("data=photos", r"Value of 'data' does not fit: 'photos' is no table\. Write a table with keys of: train, "),
         ("tokenizer=photo", r"Value of 'tokenizer' is 'photo'\. Accepted: a table of keys"),
         ("precision=fp16", r"Value of 'precision' does not fit: 'fp16' is unknown\. Accepted: 'no', 'bf16'"),
-        ("tokenizer.bottleneck.kind=vq", r"'tokenizer\.bottleneck' does not fit: its kind is 'vq'\. Accepted: 'plain', 'kl'"),
+        (
+            "tokenizer.bottleneck.kind=vq",
+            r"'tokenizer\.bottleneck' does not fit: its kind is 'vq'\. Accepted: 'plain', 'kl'",
+        ),
         ("tokenizer.encoder.kind=vit", r"Value of 'tokenizer\.encoder\.kind' does not fit: 'vit' is unknown"),
         ("tokenizer.encoder.stride=12", r"Encoder stride 12 is not 4, 8, 16, \.\.\. Pass a power of two"),
         ("tokenizer.ladder.num_stages=0", r"Number of stages 0 is outside 1 to 8"),

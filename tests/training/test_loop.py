@@ -186,7 +186,9 @@ def test_data_that_is_not_there_is_a_data_error(make_config, tmp_path):
 
 
 def test_every_batch_of_a_run_has_its_own_randomness():
-    places = [(seed, step, micro, process) for seed in (0, 1) for step in range(9) for micro in (0, 1) for process in (0, 1)]
+    places = [
+        (seed, step, micro, process) for seed in (0, 1) for step in range(9) for micro in (0, 1) for process in (0, 1)
+    ]
     seeds = {batch_seed(*place) for place in places}
     assert len(seeds) == len(places)
     assert all(0 <= seed < 2**63 for seed in seeds)

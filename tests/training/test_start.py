@@ -162,7 +162,9 @@ def test_the_encoder_alone_may_be_taken(make_config, source, trained):
 def test_a_model_that_does_not_fit_is_refused(make_config, source, trained, part, change):
     config = make_config(start=StartConfig(**{f"{part}_from": str(trained)}))
     config = replace(config, tokenizer=replace(config.tokenizer, **change))
-    with pytest.raises(ConfigError, match=rf"start\.{part}_from: the {part} of .* has another configuration .* Copy its"):
+    with pytest.raises(
+        ConfigError, match=rf"start\.{part}_from: the {part} of .* has another configuration .* Copy its"
+    ):
         make_tokenizer(config, source)
 
 
