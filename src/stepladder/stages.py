@@ -138,12 +138,12 @@ class PathPoint:
     """w = x_start - x_end, what it should move along."""
 
 
-def down(images: Float[Tensor, "b c h w"], factor: int = 2) -> Float[Tensor, "b c h/f w/f"]:
+def down(images: Float[Tensor, "b c h w"], factor: int = 2) -> Float[Tensor, "b c h//{factor} w//{factor}"]:
     """Divides the side by `factor`, a power of two, by the mean over squares of pixels (antialiased)."""
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
 
-def up(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2h 2w"]:
+def up(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     """Doubles the side by repeating pixels (nearest neighbour); `down(up(x)) = x`."""
     return images.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
@@ -176,7 +176,7 @@ def block_noise(shape: tuple[int, ...], gamma: float, generators: Generators) ->
 
 def jump(
     x: Float[Tensor, "b c h w"], *, t_end: float, gamma: float, generators: Generators
-) -> Float[Tensor, "b c 2h 2w"]:
+) -> Float[Tensor, "b c 2*h 2*w"]:
     """Doubles the side of `x` and makes its noise white again.
 
     Args:
