@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="the record is benchmarks/results/NAME.json")
     parser.add_argument("--data-name", required=True, help="what the record calls the data, instead of its path")
     parser.add_argument("--force", action="store_true", help="replace a record of that name")
-    parser.add_argument("evaluate", nargs=argparse.REMAINDER, help="-- and the arguments of `stepladder evaluate`")
-    options = parser.parse_args(arguments)
-    words = [word for word in options.evaluate if word != "--"]
+    parser.epilog = "After '--' come the arguments of `stepladder evaluate`."
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    split = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:split])
+    words = given[split + 1 :]
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")

@@ -103,10 +103,10 @@ def run(models: Sequence[Model], photos: Mapping[str, Image.Image], out: Path) -
 
 
 def table(rows: Sequence[Mapping[str, float]], *, title: str) -> Table:
-    """Speed and quality; the last column compares the time with that of the slowest row."""
+    """Speed and quality; the last column compares the time with that of the slowest model."""
     slowest = max(row["seconds_per_image"] for row in rows)
     drawn = Table("model", title=title)
-    for heading in ("PSNR, dB", "SSIM", "network evaluations", "seconds per image", "faster than the slowest"):
+    for heading in ("PSNR, dB", "SSIM", "evaluations", "s per image", "faster"):
         drawn.add_column(heading, justify="right")
     for row in rows:
         drawn.add_row(

@@ -244,6 +244,7 @@ def test_both_predictions_give_consistent_clean_images_and_velocities():
 
 
 @pytest.mark.slow
+@pytest.mark.untyped
 @pytest.mark.filterwarnings("default")  # the compiler uses parts of torch that torch calls old
 def test_a_compiled_network_is_the_eager_one():
     tokenizer = built(changed())

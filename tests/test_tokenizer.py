@@ -115,6 +115,7 @@ def test_images_and_latents_of_other_floats_are_converted(tokenizer, images, dty
     torch.testing.assert_close(code.latent, tokenizer.encode(images).latent, atol=0.1, rtol=0)
 
 
+@pytest.mark.untyped  # the wrapper hides from torch.no_grad that a decode is a generator
 def test_images_and_latents_can_be_trained_on(tokenizer, images):
     code = tokenizer.encode(images)
     layer = torch.nn.Conv2d(16, 1, 1)
@@ -130,6 +131,7 @@ def test_neither_call_touches_the_global_random_state(tokenizer, images):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
@@ -143,6 +145,7 @@ def test_what_is_no_batch_of_images_is_refused(tokenizer, bad, text):
         tokenizer.encode(bad)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("shape", "options", "text"),
     [

@@ -18,13 +18,13 @@ def photo() -> TokenizerConfig:
         bottleneck=PlainConfig(),
         decoder=ConvDecoderConfig(),
         ladder=LadderConfig(num_stages=3),
-        steps_per_stage=8,
+        steps_per_stage=4,
     )
 
 
 def photo_base() -> TokenizerConfig:
     """The ordinary diffusion decoder (K = 1) of the same encoder and network as `photo`."""
-    return replace(photo(), ladder=LadderConfig(num_stages=1))
+    return replace(photo(), ladder=LadderConfig(num_stages=1), steps_per_stage=8)
 
 
 def tiny() -> TokenizerConfig:

@@ -106,3 +106,11 @@ def test_extreme_variances_stay_finite():
 def test_a_negative_weight_is_refused():
     with pytest.raises(ConfigError, match=r"KL weight -1 is negative\. Accepted: 0 or more"):
         KLConfig(weight=-1)
+
+
+def test_encoding_without_gradients_never_moves_the_scale():
+    scale = LatentScale(2).train()
+    with torch.no_grad():
+        scale(features(4, 2, 5, 5) * 3 + 1)
+    assert torch.equal(scale.mean, torch.zeros(2))
+    assert scale.batches == 0

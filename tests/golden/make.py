@@ -5,12 +5,12 @@ Run it when released weights change, and look at the picture first.
 
 from pathlib import Path
 
+from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
 
 from stepladder import Tokenizer
 from stepladder.images import to_tensor, to_uint8
-from PIL import Image
 
 FILE = Path(__file__).parent / "photo.safetensors"
 CASES = {"astronaut": (data.astronaut, (150, 30, 214, 94)), "cat": (data.chelsea, (100, 60, 172, 124))}

@@ -1,14 +1,17 @@
 """The flow loss of a ladder."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, draw_stages, ladder_loss
+from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FlowTarget, draw_stages, ladder_loss
 from stepladder.randomness import generator
 from stepladder.samplers import Prediction
 from stepladder.stages import Stage, StageSchedule, down, velocity_from_clean
+
+TARGETS = get_args(FlowTarget)
 
 
 class Biased:
@@ -44,7 +47,7 @@ def away_from_the_end(draws):
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3])
-@pytest.mark.parametrize("target", ["clean", "velocity"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_an_exact_denoiser_has_no_loss_at_any_stage(images, num_stages, target):
     schedule = StageSchedule.uniform(num_stages)
     draws = away_from_the_end(draw_stages(schedule, images, generator(1)))
@@ -79,6 +82,15 @@ def test_the_velocity_loss_is_the_error_over_the_squared_noise_level(images):
     assert parts.flow[0].item() == pytest.approx(0.1**2 / 0.5**2, rel=1e-3)
 
 
+@pytest.mark.parametrize(("time", "weight"), [(1.0, 1.0), (0.5, 2.0), (0.1, 10.0), (0.0, 1 / NOISE_FLOOR_IN_TRAINING)])
+def test_the_balanced_loss_weighs_an_error_by_the_start_over_the_noise_level(images, time, weight):
+    schedule = StageSchedule.uniform(1)
+    draws = draw_stages(schedule, images, generator(1))
+    draws[0].u.fill_(time)
+    parts = ladder_loss(Biased(images, 0.1), schedule, images, images, draws, target="balanced", features=None)
+    assert parts.flow[0].item() == pytest.approx(0.1**2 * weight, rel=1e-3)
+
+
 @pytest.mark.parametrize("num_stages", [1, 3])
 def test_the_loss_is_finite_on_the_closed_time_range(images, num_stages):
     schedule = StageSchedule.uniform(num_stages)
@@ -86,7 +98,7 @@ def test_the_loss_is_finite_on_the_closed_time_range(images, num_stages):
         draws = draw_stages(schedule, images, generator(1))
         for draw in draws:
             draw.u.fill_(time)
-        for target in ("clean", "velocity"):
+        for target in TARGETS:
             parts = ladder_loss(Biased(images, 0.1), schedule, images, images, draws, target=target, features=None)
             assert all(math.isfinite(part) and part < 100 for part in parts.flow)
 

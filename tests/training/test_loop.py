@@ -136,6 +136,7 @@ def test_bf16_trains_with_float32_times_weights_and_losses(make_config, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.untyped
 @pytest.mark.filterwarnings("default")  # the compiler uses parts of torch that torch calls old
 def test_a_compiled_run_takes_the_same_step(make_config, gradients, tmp_path):
     config = make_config(steps=1, optimiser=OptimiserConfig(clip_norm=1e9))

@@ -171,3 +171,8 @@ def test_a_model_that_does_not_fit_is_refused(make_config, source, trained, part
 def test_a_model_to_start_from_that_is_not_there_is_refused(make_config, source):
     with pytest.raises(CheckpointError, match="Unknown model 'nowhere'"):
         make_tokenizer(make_config(start=StartConfig(encoder_from="nowhere")), source)
+
+
+def test_principal_components_beside_a_trained_model_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"start\.principal_components is true beside start\.encoder_from"):
+        StartConfig(principal_components=True, encoder_from="photo")

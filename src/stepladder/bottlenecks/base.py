@@ -62,8 +62,8 @@ class LatentScale(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     def forward(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalises; in training mode it first takes the batch into the running values."""
-        if self.training:
+        """Normalises; in training mode, where gradients are taken, it first takes the batch into the running values."""
+        if self.training and torch.is_grad_enabled():
             self._update(raw.detach().float())
         shape = (1, -1, *(1 for _ in raw.shape[2:]))
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)

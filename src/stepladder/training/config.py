@@ -57,6 +57,11 @@ class StartConfig:
     """Whether the encoder learns; a frozen one needs `encoder_from`."""
 
     def __post_init__(self) -> None:
+        if self.principal_components and (self.encoder_from is not None or self.decoder_from is not None):
+            raise ConfigError(
+                "start.principal_components is true beside start.encoder_from or start.decoder_from. Use one of them: "
+                "weights of a model are already trained."
+            )
         if not self.train_encoder and self.encoder_from is None:
             raise ConfigError(
                 "start.train_encoder is false without weights. Set start.encoder_from to a trained model."

@@ -2,6 +2,7 @@
 
 import torch
 
+from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig, ImageSource, training_loader
 from stepladder.errors import ConfigError
 from stepladder.randomness import generator
@@ -11,6 +12,7 @@ from stepladder.training.config import TrainConfig
 __all__ = ["make_tokenizer"]
 
 _PRINCIPAL_IMAGES = 256
+_NARROW_LOG_VARIANCE = -6.0
 
 
 def make_tokenizer(config: TrainConfig, source: ImageSource) -> Tokenizer:
@@ -65,5 +67,10 @@ def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig, 
     images = torch.cat([next(batches) for _ in range(_PRINCIPAL_IMAGES // 16)])
     channels = config.tokenizer.latent_channels
     synthesis, mean = tokenizer.encoder.start_from_principal_components(images, channels)
+    if isinstance(tokenizer.bottleneck, KLBottleneck):
+        # Beside components of unit variance, let the posterior start narrow: the rest of the features is log sigma^2.
+        assert tokenizer.encoder.linear.bias is not None
+        with torch.no_grad():
+            tokenizer.encoder.linear.bias[channels:].fill_(_NARROW_LOG_VARIANCE)
     tokenizer.bottleneck.scale.trust()  # whitened components have unit scale
     tokenizer.decoder.network.reader.start_from_synthesis(synthesis, mean)
