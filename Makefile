@@ -17,7 +17,8 @@ CODE := src tests examples benchmarks recipes
 PYTEST := $(BIN)/python -m pytest
 FAST := not slow and not gpu and not network
 # Tests that run a second time with annotated types and shapes checked: the theory, and the parts on their own.
-TYPED := tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_contracts.py
+TYPED := tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_randomness.py tests/test_contracts.py \
+	tests/test_tokenizer.py tests/test_checkpoints.py tests/nn tests/losses tests/bottlenecks
 
 .PHONY: help setup demo test check format tables clean
 
