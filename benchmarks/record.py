@@ -27,11 +27,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description="Record a run of `stepladder evaluate` in benchmarks/results.")
+    parser = argparse.ArgumentParser(
+        description="Record a run of `stepladder evaluate` in benchmarks/results.",
+        epilog="After '--' come the arguments of `stepladder evaluate`.",
+    )
     parser.add_argument("name", help="the record is benchmarks/results/NAME.json")
     parser.add_argument("--data-name", required=True, help="what the record calls the data, instead of its path")
     parser.add_argument("--force", action="store_true", help="replace a record of that name")
-    parser.epilog = "After '--' come the arguments of `stepladder evaluate`."
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:split])

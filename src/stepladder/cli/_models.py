@@ -1,6 +1,6 @@
 """From what a user names to a model on a device."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepladder.errors import ConfigError
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from stepladder.tokenizer import ModelSpec, Tokenizer
 
-__all__ = ["load_model", "pick_device"]
+__all__ = ["describe_decode", "load_model", "pick_device"]
 
 
 def load_model(text: str, device: str | None) -> "tuple[Tokenizer, ModelSpec]":
@@ -23,6 +23,18 @@ def load_model(text: str, device: str | None) -> "tuple[Tokenizer, ModelSpec]":
 
     spec = parse_model_spec(text)
     return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
+
+
+def describe_decode(tokenizer: "Tokenizer", *, steps: int, seed: int, model: str) -> dict[str, Any]:
+    """How images were decoded, as the JSON of a command says it."""
+    return {
+        "model": model,
+        "steps_per_stage": steps,
+        "stages": tokenizer.schedule.num_stages,
+        "network_evaluations": steps * tokenizer.schedule.num_stages,
+        "seed": seed,
+        "device": str(tokenizer.device),
+    }
 
 
 def pick_device(name: str | None) -> "torch.device":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepladder.cli._files import check_outputs, for_each, make_folder
-from stepladder.cli._models import load_model
+from stepladder.cli._models import describe_decode, load_model
 from stepladder.cli._options import Device, Force, Json, OutFolder, Seed
 from stepladder.cli._output import print_json, print_table, say, shown
 
@@ -78,12 +78,7 @@ def decode(
     if json:
         print_json(
             {
-                "model": spec.name,
-                "steps_per_stage": steps,
-                "stages": tokenizer.schedule.num_stages,
-                "network_evaluations": steps * tokenizer.schedule.num_stages,
-                "seed": seed,
-                "device": str(tokenizer.device),
+                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name),
                 "done": outcome.done,
                 "failed": outcome.failures("name"),
             }

@@ -101,6 +101,7 @@ class _Run:
         objective = TokenizerObjective(tokenizer, config.loss, features, train_encoder=config.start.train_encoder)
         channels_last(objective.to(self.device))
         self.objective = objective
+        self.learning = [p for p in objective.parameters() if p.requires_grad]
         _check_crop(config, tokenizer)
         self.ema = make_ema(tokenizer, config.ema_decay)
         optimiser = torch.optim.AdamW(
@@ -183,9 +184,7 @@ class _Run:
                 loss, result = self.wrapped(images, seed)
                 self.accelerator.backward(loss / config.accumulate)
             results.append(result)
-        norm = self.accelerator.clip_grad_norm_(
-            [p for p in self.objective.parameters() if p.requires_grad], config.optimiser.clip_norm
-        )
+        norm = self.accelerator.clip_grad_norm_(self.learning, config.optimiser.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(
                 f"The gradient is not finite at step {self.step}. Resume from the last checkpoint with a lower "

@@ -11,7 +11,7 @@ from stepladder.training.config import TrainConfig
 
 __all__ = ["make_tokenizer"]
 
-_PRINCIPAL_IMAGES = 256
+_PRINCIPAL_BATCH, _PRINCIPAL_BATCHES = 16, 16
 _NARROW_LOG_VARIANCE = -6.0
 
 
@@ -61,10 +61,8 @@ def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
 def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig, source: ImageSource) -> None:
     """Makes encoder and draft a linear block code of the training images."""
     size = config.data.crop.size
-    batches = training_loader(
-        source, crop=CropConfig(size=size), batch_size=min(_PRINCIPAL_IMAGES, 16), seed=config.seed
-    )
-    images = torch.cat([next(batches) for _ in range(_PRINCIPAL_IMAGES // 16)])
+    batches = training_loader(source, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)
+    images = torch.cat([next(batches) for _ in range(_PRINCIPAL_BATCHES)])
     channels = config.tokenizer.latent_channels
     synthesis, mean = tokenizer.encoder.start_from_principal_components(images, channels)
     if isinstance(tokenizer.bottleneck, KLBottleneck):
