@@ -1,16 +1,20 @@
-"""Records one run of `stepladder evaluate` as a file that the tables are made from.
+"""Records one measurement as a file that the tables and plots are made from.
 
     python benchmarks/record.py NAME --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--size 256] [--limit N] [--seed 0]
+    python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
+    python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
 
-runs the command with `--json` in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report
-with the hardware, the commit, the seed and the command. DATA is a path of this machine, so the record names the data by
-`--data-name` instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
+runs `stepladder evaluate`, `stepladder benchmark` or `benchmarks/ladder_cost.py` with these arguments in this
+environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed
+and the command. DATA is a path of this machine, so the record names the data by `--data-name` instead. A tree with
+uncommitted changes of the code is recorded as COMMIT-dirty.
 
 The first model is what the table compares speeds with.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,16 +27,24 @@ from stepladder.profiling import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+LADDER_COST = "benchmarks/ladder_cost.py"
+COMMANDS = {
+    "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
+    "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
+    "ladder-cost": f"write the options of {LADDER_COST} after '--', or none",
+}
+"""What can be recorded, and what it needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        description="Record a run of `stepladder evaluate` in benchmarks/results.",
-        epilog="After '--' come the arguments of `stepladder evaluate`.",
+        description="Record a measurement in benchmarks/results.",
+        epilog="After '--' come the arguments of the command that measures.",
     )
     parser.add_argument("name", help="the record is benchmarks/results/NAME.json")
-    parser.add_argument("--data-name", required=True, help="what the record calls the data, instead of its path")
+    parser.add_argument("--command", choices=COMMANDS, default="evaluate", help="what measures (default: evaluate)")
+    parser.add_argument("--data-name", help="what the record calls the data of evaluate, instead of its path")
     parser.add_argument("--force", action="store_true", help="replace a record of that name")
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
@@ -41,35 +53,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < 2:
-        parser.error("name the data and at least one model after '--', as for `stepladder evaluate`.")
-    command = [sys.executable, "-c", "from stepladder.cli import main; main()", "evaluate", *words, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
+    if len(words) < {"evaluate": 2, "benchmark": 1}.get(options.command, 0):
+        parser.error(f"{COMMANDS[options.command]}.")
+    if (options.data_name is not None) != (options.command == "evaluate"):
+        parser.error("--data-name belongs to --command evaluate, which needs it. Pass both or neither.")
+    done = subprocess.run(program(options.command, words), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         return done.returncode
-    record = wrap(json.loads(done.stdout), words, data_name=options.data_name)
+    record = wrap(json.loads(done.stdout), options.command, words, data_name=options.data_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     print(f"{path.relative_to(ROOT)} written. Now: make tables")
     return 0
 
 
-def wrap(report: Mapping[str, Any], words: Sequence[str], *, data_name: str) -> dict[str, Any]:
+def program(command: str, words: Sequence[str]) -> list[str]:
+    """What is run: a command of the package that this interpreter finds, or a script beside this one."""
+    if command == "ladder-cost":
+        return [sys.executable, str(ROOT / LADDER_COST), *words]
+    return [sys.executable, "-c", "from stepladder.cli import main; main()", command, *words, "--json"]
+
+
+def wrap(report: Mapping[str, Any], command: str, words: Sequence[str], *, data_name: str | None) -> dict[str, Any]:
     """The record of a report: where it was measured, on which commit, and by which command."""
-    seed = words[words.index("--seed") + 1] if "--seed" in words else "0"
-    named = [f"'{data_name}'" if " " in data_name else data_name, *words[1:]]
+    named = words if data_name is None else [data_name, *words[1:]]
+    shown = ["python", LADDER_COST, *named] if command == "ladder-cost" else ["stepladder", command, *named, "--json"]
+    notes = {key: note.replace(str(Path.home()), "~") for key, note in report.get("notes", {}).items()}
+    changes = ({} if data_name is None else {"data": data_name}) | ({"notes": notes} if notes else {})
     return {
         "hardware": hardware(str(report["device"])),
         "commit": commit(),
-        "seed": int(seed),
-        "command": " ".join(["stepladder", "evaluate", *named, "--json"]),
-        "report": {**report, "data": data_name},
+        "seed": int(report["seed"]),
+        "command": shlex.join(shown),
+        "report": {**report, **changes},
     }
 
 
 def hardware(device: str) -> str:
-    """The accelerator by its name, or the processor with its number of cores."""
-    environment = describe_environment(torch.device(device))
+    """The accelerator by its name, or the processor with its number of cores.
+
+    Args:
+        device: As a report says it: `cpu`, or `cuda (the name of the accelerator)`.
+    """
+    environment = describe_environment(torch.device(device.split()[0]))
     cores = "" if device.startswith("cuda") else f", {environment['cores']} cores"
     return f"{environment['hardware']}{cores}"
 

@@ -29,6 +29,9 @@ _BLOCK = re.compile(
 )
 
 Row = Mapping[str, Any]
+Cell = Callable[[Row], str]
+Column = tuple[str, str, Cell]
+"""Heading, the key that it needs, and how a cell reads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,55 +104,120 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Table and caption of one record. The first row is what the last column compares with."""
+    """Table and caption of one record, of an evaluation or a benchmark. Speeds are compared with the first row's."""
     report = record["report"]
     rows: Sequence[Row] = report["rows"]
-    kept = [(head, cell) for head, key, cell in _columns(rows) if any(row.get(key) is not None for row in rows)]
+    columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
+    kept = [(head, cell) for head, key, cell in columns if any(row.get(key) is not None for row in rows)]
     lines = [
         "| " + " | ".join(head for head, _ in kept) + " |",
         "|" + "|".join([" --- "] + [" ---: "] * (len(kept) - 1)) + "|",
         *("| " + " | ".join(cell(row) for _, cell in kept) + " |" for row in rows),
     ]
-    caption = (
-        f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}, seed {record['seed']}; "
-        f"{record['hardware']}, {report['device']}, {report['threads']} threads, batch {_batches(rows)}; "
-        f"commit {record['commit']}; `{record['command']}`"
-    )
-    return "\n".join(lines) + f"\n\n{caption}\n"
+    missing = _missing(columns, kept, report.get("notes", {}))
+    return "\n".join([*lines, "", *missing, _caption(record)]) + "\n"
 
 
-def _columns(rows: Sequence[Row]) -> list[tuple[str, str, Callable[[Row], str]]]:
-    """Heading, the key that it needs, and how a cell reads. A column without a value in any row is left out."""
-    first = rows[0]
+def spec(row: Row) -> str:
+    """`MODEL@N` of a row; of a model that is a path, its last part."""
+    return f"{str(row['model']).rstrip('/').rpartition('/')[2]}@{row['steps_per_stage']}"
 
-    def number(key: str, digits: int) -> Callable[[Row], str]:
-        return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
 
-    def speed(row: Row) -> str:
-        return f"{first['seconds_per_image'] / row['seconds_per_image']:.1f} x"
-
+def _quality_columns(rows: Sequence[Row]) -> list[Column]:
+    """Of an evaluation. A column without a value in any row is left out."""
     return [
-        ("model", "model", _spec),
-        ("stages", "stages", number("stages", 0)),
-        ("evaluations", "network_evaluations", number("network_evaluations", 0)),
-        ("PSNR, dB", "psnr_db", number("psnr_db", 2)),
-        ("SSIM", "ssim", number("ssim", 4)),
-        ("LPIPS (VGG)", "lpips_vgg", number("lpips_vgg", 4)),
-        ("rFID", "rfid", number("rfid", 2)),
-        ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", number("fd_efficientnet_lite0", 2)),
-        ("colour shift", "colour_shift", number("colour_shift", 4)),
-        ("GFLOP", "gflop_per_image", number("gflop_per_image", 0)),
-        ("s per image", "seconds_per_image", number("seconds_per_image", 3)),
-        (f"faster than {_spec(first)}", "seconds_per_image", speed),
+        ("model", "model", _code),
+        ("stages", "stages", _number("stages", 0)),
+        ("evaluations", "network_evaluations", _number("network_evaluations", 0)),
+        ("PSNR, dB", "psnr_db", _number("psnr_db", 2)),
+        ("SSIM", "ssim", _number("ssim", 4)),
+        ("LPIPS (VGG)", "lpips_vgg", _number("lpips_vgg", 4)),
+        ("rFID", "rfid", _number("rfid", 2)),
+        ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),
+        ("colour shift", "colour_shift", _number("colour_shift", 4)),
+        ("GFLOP", "gflop_per_image", _number("gflop_per_image", 0)),
+        ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
+        (f"faster than {_code(rows[0])}", "seconds_per_image", _speed(rows)),
     ]
 
 
-def _spec(row: Row) -> str:
-    return f"`{row['model']}@{row['steps_per_stage']}`"
+def _speed_columns(rows: Sequence[Row]) -> list[Column]:
+    """Of a benchmark. The side is told where there are several."""
+    sides = [("side", "size", _number("size", 0))] if len({row["size"] for row in rows}) > 1 else []
+    return [
+        ("model", "model", _code),
+        *sides,
+        ("evaluations", "network_evaluations", _number("network_evaluations", 0)),
+        ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
+        ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
+        ("s in each stage", "seconds_per_stage", _per_stage),
+        ("images a second", "images_per_second", lambda row: _three(row["images_per_second"])),
+        ("peak memory, MiB", "peak_memory_mib", _number("peak_memory_mib", 0)),
+        ("share of peak", "share_of_peak", _percent),
+        (f"faster than {_code(rows[0])}", "seconds_per_image", _speed(rows)),
+    ]
 
 
-def _batches(rows: Sequence[Row]) -> str:
-    return ", ".join(str(batch) for batch in sorted({row["batch"] for row in rows}))
+def _caption(record: Mapping[str, Any]) -> str:
+    """What was measured on what, how, by which command."""
+    report = record["report"]
+    place = f"{record['hardware']}, {report['device']}, {report['threads']} threads"
+    origin = f"commit {record['commit']}; `{record['command']}`"
+    if "data" in report:
+        batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
+        images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
+        return f"{images}, seed {record['seed']}; {place}, batch {batches}; {origin}"
+    sides = ", ".join(str(side) for side in sorted({row["size"] for row in report["rows"]}))
+    how = f"{report['dtype']}{', compiled' if report['compiled'] else ''}, batch {report['batch']}"
+    peak = report["matmul_peak_gflops"]
+    limit = f"; peak of a matrix product {peak:.0f} GFLOP/s" if peak else ""
+    return f"Decodes at side {sides}, median of {report['repeats']}, {how}; {place}{limit}; {origin}"
+
+
+def _missing(columns: Sequence[Column], kept: Sequence[tuple[str, Cell]], notes: Mapping[str, str]) -> list[str]:
+    """A line that says why columns are left out: the first clause of the note on each, without paths; or none."""
+    heads = {head for head, _ in kept}
+    reasons = []
+    for head, key, _ in columns:
+        if head not in heads and key in notes:
+            name = head.partition(" ")[0]
+            reason = re.split(r"[,;:.] ", notes[key])[0].removeprefix(name).strip(" .")
+            reasons.append(f"{name} ({reason})")
+    return [f"Not measured here: {', '.join(reasons)}.", ""] if reasons else []
+
+
+def _number(key: str, digits: int) -> Cell:
+    return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _percent(row: Row) -> str:
+    return "-" if row.get("share_of_peak") is None else f"{100 * row['share_of_peak']:.0f} %"
+
+
+def _per_stage(row: Row) -> str:
+    return " + ".join(map(_three, row["seconds_per_stage"] or ())) or "-"
+
+
+def _three(value: float) -> str:
+    """Three digits that count, whatever the device and the size."""
+    return f"{value:#.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _speed(rows: Sequence[Row]) -> Cell:
+    """Against the first row of the same side."""
+    first: dict[Any, float] = {}
+    for row in rows:
+        first.setdefault(row.get("size"), row["seconds_per_image"])
+
+    def speed(row: Row) -> str:
+        times = first[row.get("size")] / row["seconds_per_image"]
+        return f"{times:.1f} x" if times > 0.95 else f"{times:.2f} x"
+
+    return speed
+
+
+def _code(row: Row) -> str:
+    return f"`{spec(row)}`"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from stepladder.errors import MissingDependencyError
-from stepladder.images import to_tensor
+from stepladder.images import to_pil, to_tensor
 from stepladder.presets import tiny
 from stepladder.reconstruction import reconstruct
 from stepladder.tokenizer import Tokenizer
@@ -34,6 +34,16 @@ def test_it_is_what_encode_and_decode_give(tokenizer):
     assert (same - decoded[0]).abs().max() <= 1 / 255 + 1e-6
     other = to_tensor(reconstruct(tokenizer, image, seed=6, steps=2).image)
     assert not torch.equal(same, other)
+
+
+def test_its_rungs_are_those_of_the_same_decode(tokenizer):
+    image = Image.new("RGB", (17, 9), "teal")
+    result = reconstruct(tokenizer, image, seed=5, steps=2)
+    code = tokenizer.encode(to_tensor(image)[None])
+    *rungs, last = tokenizer.decode_progressively(code, seeds=[5], steps=2)
+    assert [rung.size for rung in result.rungs] == [(5, 3), (9, 5)]
+    assert all(np.array_equal(rung, to_pil(one[0])) for rung, one in zip(result.rungs, rungs, strict=True))
+    assert np.array_equal(result.image, to_pil(last[0]))
 
 
 def test_psnr_is_that_of_the_pixels_that_a_file_would_hold(tokenizer):

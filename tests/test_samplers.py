@@ -17,7 +17,7 @@ class ExactDenoiser:
         self.images = images
         self.calls: list[tuple[int, float]] = []
 
-    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage) -> Prediction:
+    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
         self.calls.append((stage.index, u[0].item()))
         clean = down(self.images, stage.downscale)
         return Prediction(clean=clean, velocity=velocity_from_clean(x, clean, u, stage))
@@ -50,7 +50,7 @@ def test_the_state_between_stages_has_the_noise_level_of_the_stage(images: torch
 
 
 def test_one_stage_is_full_resolution_euler_bit_for_bit(images: torch.Tensor) -> None:
-    def denoise(x: torch.Tensor, u: torch.Tensor, stage: Stage) -> Prediction:
+    def denoise(x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
         clean = torch.tanh(x * (1 + u[:, None, None, None]))
         return Prediction(clean=clean, velocity=velocity_from_clean(x, clean, u, stage))
 
@@ -58,12 +58,27 @@ def test_one_stage_is_full_resolution_euler_bit_for_bit(images: torch.Tensor) ->
     found = sample(denoise, schedule, size=(16, 24), generators=generators([3, 4]), steps=4)
     x = torch.stack([torch.randn(3, 16, 24, generator=g) for g in generators([3, 4])])
     for u, u_next in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)):
-        x = x + (u_next - u) * denoise(x, torch.full((2,), u), schedule.stages[0]).velocity
+        x = x + (u_next - u) * denoise(x, torch.full((2,), u), schedule.stages[0], None).velocity
     assert torch.equal(found, x)
 
 
+def test_each_stage_gets_the_clean_image_of_the_stage_before(images: torch.Tensor) -> None:
+    exact, seen = ExactDenoiser(images), []
+
+    def watched(x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
+        seen.append((stage.index, below))
+        return exact(x, u, stage, below)
+
+    sample(watched, StageSchedule.uniform(3), size=(16, 24), generators=generators([0, 1]), steps=2)
+    for index, below in seen:
+        if index == 0:
+            assert below is None
+        else:
+            torch.testing.assert_close(below, down(images, 2 ** (3 - index)))
+
+
 def test_each_image_has_its_own_randomness(images: torch.Tensor) -> None:
-    def denoise(x: torch.Tensor, u: torch.Tensor, stage: Stage) -> Prediction:
+    def denoise(x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
         clean = torch.tanh(x)
         return Prediction(clean=clean, velocity=velocity_from_clean(x, clean, u, stage))
 

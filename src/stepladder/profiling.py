@@ -1,5 +1,8 @@
-"""What a machine can do and what a model asks for: matrix-product peak, floating-point operations, environment."""
+"""What a machine can do and what a model asks for: matrix-product peak, operations, memory, environment."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_flops", "describe_environment", "matmul_peak", "synchronise"]
+__all__ = ["count_flops", "describe_environment", "matmul_peak", "peak_memory", "synchronise"]
 
 
 def count_flops(call: Callable[[], object]) -> int:
@@ -48,6 +51,24 @@ def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, *, sec
     return 2 * side**3 / best
 
 
+def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
+    """Most bytes that a call holds at once beyond what was held before it; None where this cannot be measured.
+
+    On CUDA, those that torch has given to tensors. On the CPU, under Linux, resident memory of the process: the kernel
+    keeps its highest value, which is set back first. Memory that is free but still with the process is given back
+    before, or the call would be seen to reuse it instead of taking any.
+    """
+    gc.collect()
+    synchronise(device)
+    before = _start_watching(device)
+    if before is None:
+        return None
+    call()
+    synchronise(device)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+    return None if peak is None else max(0, peak - before)
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Hardware, versions and commit, for the record of a run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -62,6 +83,32 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "stepladder": version("stepladder") if _installed() else None,
         "commit": _commit(),
     }
+
+
+def _start_watching(device: torch.device) -> int | None:
+    """Sets the highest number of bytes held back to the present one, which it returns; None if it cannot."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library keeps free memory as it likes
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int | None:
+    """A number of bytes in what Linux says of this process."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{key}:")]
+    return 1024 * kilobytes[0] if kilobytes else None
 
 
 def _processor() -> str:

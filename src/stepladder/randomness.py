@@ -47,7 +47,10 @@ def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b ...
         return torch.randn(tuple(shape), generator=generators, device=generators.device)
     if len(generators) != shape[0]:
         raise ValueError(f"{len(generators)} generators for {shape[0]} images. Pass one generator for each image.")
-    return torch.stack([torch.randn(tuple(shape[1:]), generator=g, device=g.device) for g in generators])
+    noise = torch.empty(tuple(shape), dtype=torch.float32, device=generators[0].device if generators else None)
+    for image, g in zip(noise, generators, strict=True):
+        torch.randn(image.shape, generator=g, device=g.device, out=image)
+    return noise
 
 
 def uniform(count: int, generator: torch.Generator) -> Float[Tensor, " count"]:

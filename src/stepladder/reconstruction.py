@@ -25,6 +25,8 @@ class Reconstruction:
 
     image: Image.Image
     """Of the size of the original."""
+    rungs: tuple[Image.Image, ...]
+    """What the same decode had at each rung of the ladder below the last, coarse first; none for a ladder of one."""
     latent_shape: tuple[int, ...]
     """Of one image, without the batch."""
     latent_bytes: int
@@ -52,7 +54,8 @@ def reconstruct(tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, step
     original = to_tensor(image)[None]
     started = time.perf_counter()
     code = tokenizer.encode(original.to(tokenizer.device))
-    decoded = tokenizer.decode(code, seeds=[seed], steps=steps).cpu()
+    *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps)
+    decoded = last.cpu()
     seconds = time.perf_counter() - started
     try:
         value = psnr(quantise(decoded), quantise(original)).item()
@@ -61,6 +64,7 @@ def reconstruct(tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, step
     latent = code.latent[0]
     return Reconstruction(
         image=to_pil(decoded[0]),
+        rungs=tuple(to_pil(rung[0]) for rung in rungs),
         latent_shape=tuple(latent.shape),
         latent_bytes=latent.numel() * latent.element_size(),
         psnr_db=value if math.isfinite(value) else None,

@@ -2,6 +2,10 @@
 
 For each stage: a jump (if it is not the first), then Euler steps x <- x + (u' - u) w(x, u) on a grid of local times
 from 1 to 0. Full resolution is a ladder with K = 1; one step per scale is one step in each stage. All are this loop.
+
+Each stage hands two things to the next: the noisy state, through the jump, and its clean estimate, as it is. The jump
+hides most of what a stage found in noise; a denoiser may read it off the clean estimate instead, as cascaded diffusion
+models do (Ho et al., 2021, https://arxiv.org/abs/2106.15282).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +17,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.randomness import normal
+from stepladder.flow import expand_time
+from stepladder.randomness import Generators, normal
 from stepladder.stages import Stage, StageSchedule, jump
 
-__all__ = ["Denoiser", "Prediction", "StageResult", "local_times", "sample", "sample_progressively", "steps_per_stage"]
+__all__ = [
+    "Denoiser",
+    "Prediction",
+    "StageResult",
+    "enter",
+    "local_times",
+    "sample",
+    "sample_progressively",
+    "steps_per_stage",
+    "walk",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +47,17 @@ class Prediction:
 class Denoiser(Protocol):
     """The network as the sampler calls it: everything else that it is told (latent, guidance) is bound before."""
 
-    def __call__(self, x: Float[Tensor, "b c h w"], u: Float[Tensor, " b"], stage: Stage) -> Prediction:
-        """Looks at x_u of a stage at local times `u` in [0, 1], float32."""
+    def __call__(
+        self,
+        x: Float[Tensor, "b c h w"],
+        u: Float[Tensor, " b"],
+        stage: Stage,
+        below: Float[Tensor, "b c h//2 w//2"] | None,
+    ) -> Prediction:
+        """Looks at x_u of a stage at local times `u` in [0, 1], float32.
+
+        `below` is the clean estimate with which the stage before ended, at half the side; None at the first stage.
+        """
         ...
 
 
@@ -96,12 +120,39 @@ def sample_progressively(
         )
     h, w = size[0] // schedule.multiple, size[1] // schedule.multiple
     x = normal((len(generators), channels, h, w), generators)
+    start = torch.ones(len(generators), device=x.device)
+    below = None
     for stage, count in zip(schedule.stages, counts, strict=True):
-        if stage.index:
-            before = schedule.stages[stage.index - 1]
-            x = jump(x, t_end=before.t_end, gamma=schedule.gamma, generators=generators)
-        x, clean = _walk(denoiser, x, stage, count)
-        yield StageResult(stage=stage, clean=x if stage.t_end == 0 else clean, x=x)
+        result = walk(denoiser, enter(x, stage, schedule, generators), start, stage, below, count)
+        x, below = result.x, result.clean
+        yield result
+
+
+def enter(
+    x: Float[Tensor, "b c h w"], stage: Stage, schedule: StageSchedule, generators: Generators
+) -> Float[Tensor, "b c h2 w2"]:
+    """The start of a stage from the end of the one before, by a jump; at the first stage, x as it is."""
+    if stage.index == 0:
+        return x
+    before = schedule.stages[stage.index - 1]
+    return jump(x, t_end=before.t_end, gamma=schedule.gamma, generators=generators)
+
+
+def walk(
+    denoiser: Denoiser,
+    x: Float[Tensor, "b c h w"],
+    u: Float[Tensor, " b"],
+    stage: Stage,
+    below: Float[Tensor, "b c h//2 w//2"] | None,
+    steps: int,
+) -> StageResult:
+    """Goes through a stage from local times `u`, one for each image, to 0 in equal Euler steps."""
+    clean = x
+    for share, next_share in pairwise(local_times(steps)):
+        prediction = denoiser(x, share * u, stage, below)
+        clean = prediction.clean
+        x = (expand_time((next_share - share) * u, x) * prediction.velocity).add_(x)  # one copy less than a sum
+    return StageResult(stage=stage, clean=x if stage.t_end == 0 else clean, x=x)
 
 
 def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tuple[int, ...]:
@@ -121,14 +172,3 @@ def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tupl
 def local_times(steps: int) -> list[float]:
     """The grid 1 = u_0 > u_1 > ... > u_steps = 0 with equal steps."""
     return [1 - i / steps for i in range(steps)] + [0.0]
-
-
-def _walk(denoiser: Denoiser, x: Tensor, stage: Stage, steps: int) -> tuple[Tensor, Tensor]:
-    """Euler from local time 1 to 0; returns the state and the last clean estimate."""
-    times = local_times(steps)
-    clean = x
-    for u, u_next in pairwise(times):
-        prediction = denoiser(x, torch.full(x.shape[:1], u, device=x.device), stage)
-        clean = prediction.clean
-        x = x + (u_next - u) * prediction.velocity
-    return x, clean

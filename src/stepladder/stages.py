@@ -171,7 +171,9 @@ def block_noise(shape: tuple[int, ...], gamma: float, generators: Generators) ->
     _check_gamma(gamma)
     z = normal(shape, generators)
     along, across = math.sqrt(max(0.0, 1 - 3 * gamma)), math.sqrt(1 + gamma)
-    return across * z - (across - along) * up(down(z))
+    mean = (across - along) * down(z)
+    _in_blocks(z.mul_(across)).sub_(mean[:, :, :, None, :, None])
+    return z
 
 
 def jump(
@@ -197,7 +199,7 @@ def jump(
     beta = alpha * t_end / math.sqrt(gamma)
     b, c, h, w = x.shape
     noise = block_noise((b, c, 2 * h, 2 * w), gamma, generators)
-    return alpha * up(x) + beta * noise
+    return up(x).mul_(alpha).add_(noise.mul_(beta))  # in place: at full resolution, copies are what fills memory
 
 
 def path(
@@ -261,6 +263,12 @@ def clean_from_velocity(
 def _rough(images: Tensor, stage: Stage) -> Tensor:
     """up(down(X)), the image as the stage before it saw it; nothing comes before the first stage."""
     return images if stage.t_start == 1.0 else up(down(images))
+
+
+def _in_blocks(images: Tensor) -> Tensor:
+    """A view (B, C, H/2, 2, W/2, 2) of images, for arithmetic on 2x2 blocks without a copy of full size."""
+    b, c, h, w = images.shape
+    return images.view(b, c, h // 2, 2, w // 2, 2)
 
 
 def _alpha(t_end: float, gamma: float) -> float:

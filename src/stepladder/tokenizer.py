@@ -8,6 +8,7 @@ share an encoder share latents.
 """
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,8 @@ class TokenizerConfig:
     """The scales that it climbs."""
     steps_per_stage: int = 8
     """Steps in each stage where a call names none."""
+    tile: int = 2048
+    """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
     description: str = ""
     """One line on what the weights were trained on, and their limits."""
 
@@ -90,6 +93,8 @@ class TokenizerConfig:
             raise ConfigError(f"Latent channels {self.latent_channels} is less than 1. Pass 1 or more.")
         if self.steps_per_stage < 1:
             raise ConfigError(f"Steps per stage {self.steps_per_stage} is less than 1. Pass 1 or more.")
+        if self.tile < 0:
+            raise ConfigError(f"Tile side {self.tile} is negative. Pass the side of a tile, or 0 for no tiles.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             StageSchedule.uniform(config.ladder.num_stages, config.ladder.gamma),
             config.decoder.prediction,
         )
+        self._check_tile(config.tile)
 
     @property
     def schedule(self) -> StageSchedule:
@@ -170,6 +176,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         seeds: Sequence[int] | None = None,
         steps: int | Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
 
@@ -178,11 +185,13 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             seeds: One for each image: alone or in a batch, the same image. By default 0, 1, 2, ...
             steps: Steps per stage, one number or one for each stage; the tokenizer's own by default.
             size: (H, W) to crop to; by default the size of the encoded images, or f times the latent.
+            tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. It bounds
+                memory, and the image is the same up to rounding. The first stage of a ladder is never tiled.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps or the size do not fit.
+            ValueError: If the latent, the seeds, the steps, the size or the tile do not fit.
         """
-        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size)
+        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile)
         return image
 
     @torch.no_grad()
@@ -193,6 +202,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         seeds: Sequence[int] | None = None,
         steps: int | Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each rung, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
@@ -204,8 +214,9 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         seeds = range(latent.shape[0]) if seeds is None else seeds
         if len(seeds) != latent.shape[0]:
             raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+        side = self.tile_side(tile)
         padded = _pad_latent(latent.to(self.dtype), self.decoder.side_multiple // self.stride)
-        denoiser = self.decoder.denoiser(self.decoder.context(padded))
+        denoiser = self.decoder.denoiser(self.decoder.context(padded), tile=side)
         for result in sample_progressively(
             denoiser,
             self.schedule,
@@ -215,6 +226,20 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         ):
             scale = result.stage.downscale
             yield crop_to(result.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+
+    def tile_side(self, tile: int | None = None) -> int:
+        """Side of the tiles with which a decode that is asked for `tile` works; 0 for none.
+
+        Raises:
+            ConfigError: If `tile` is negative or no multiple of what the decoder needs, or the decoder takes no tiles.
+        """
+        tileable = self.decoder.network.tile_margin is not None
+        if tile is None:
+            return self.config.tile if tileable else 0
+        self._check_tile(tile)
+        if tile and not tileable:
+            raise ConfigError(f"Tile side {tile} does not fit a decoder that looks at the whole image. Leave it out.")
+        return tile
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
@@ -252,10 +277,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         data, weights = read_checkpoint(folder)
         try:
             config = structure(data, TokenizerConfig, where=str(folder / CONFIG_FILE))
+            with torch.device("meta"):
+                tokenizer = cls(config)
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
-        with torch.device("meta"):
-            tokenizer = cls(config)
         try:
             tokenizer.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
@@ -264,6 +289,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
+
+    def _check_tile(self, tile: int) -> None:
+        multiple = math.lcm(self.decoder.side_multiple, self.stride)
+        if tile < 0 or tile % multiple:
+            near = max(1, round(tile / multiple)) * multiple
+            raise ConfigError(
+                f"Tile side {tile} is not a multiple of {multiple}. Pass one, for example {near}, or 0 for no tiles."
+            )
 
     def _check_latent(self, latent: Tensor) -> None:
         channels = self.config.latent_channels

@@ -21,7 +21,7 @@ class Biased:
         self.images, self.error = images, error
         self.shown: list[tuple[int, tuple[int, ...]]] = []
 
-    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage) -> Prediction:
+    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
         self.shown.append((stage.index, tuple(x.shape)))
         clean = down(self.images, stage.downscale) + self.error
         return Prediction(clean=clean, velocity=velocity_from_clean(x, clean, u, stage, floor=NOISE_FLOOR_IN_TRAINING))
@@ -107,12 +107,45 @@ def test_the_perceptual_part_is_that_of_the_last_stage(images):
     schedule = StageSchedule.uniform(2)
     draws = draw_stages(schedule, images, generator(1))
 
-    def wrong_at_the_first_stage(x, u, stage):
-        return Biased(images, 0.5 if stage.index == 0 else 0.0)(x, u, stage)
+    def wrong_at_the_first_stage(x, u, stage, below):
+        return Biased(images, 0.5 if stage.index == 0 else 0.0)(x, u, stage, below)
 
     parts = ladder_loss(wrong_at_the_first_stage, schedule, images, images, draws, target="clean", features=Blurred())
     assert parts.perceptual.item() == pytest.approx(0, abs=1e-6)
     assert parts.flow[0] > 0.1
+
+
+def test_what_a_stage_finds_is_handed_to_the_next_without_a_gradient(images):
+    schedule, handed = StageSchedule.uniform(3), []
+
+    def watched(x, u, stage, below):
+        handed.append(below)
+        images.requires_grad_()
+        return Biased(images, 0.25)(x, u, stage, below)
+
+    ladder_loss(
+        watched,
+        schedule,
+        images,
+        images,
+        draw_stages(schedule, images, generator(1)),
+        target="clean",
+        features=None,
+    )
+    assert handed[0] is None
+    for below, downscale in zip(handed[1:], (4, 2), strict=True):
+        torch.testing.assert_close(below, down(images, downscale) + 0.25)
+        assert not below.requires_grad
+
+
+def test_a_shift_below_one_draws_low_noise_levels_more_often(images):
+    schedule = StageSchedule.uniform(1)
+    many = images[:1].expand(1000, -1, -1, -1)
+    (plain,), (shifted,) = (draw_stages(schedule, many, generator(1), shift=shift) for shift in (1.0, 0.5))
+    torch.testing.assert_close(shifted.u, 0.5 * plain.u / (1 - 0.5 * plain.u))
+    assert plain.u.median().item() == pytest.approx(1 / 2, abs=0.01)
+    assert shifted.u.median().item() == pytest.approx(1 / 3, abs=0.01)
+    assert 0 < shifted.u.min() < shifted.u.max() <= 1
 
 
 def test_draws_follow_from_the_generator_and_fit_each_stage(images):

@@ -75,7 +75,7 @@ def test_every_recipe_is_accepted(recipe):
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("stepz=3", r"Unknown key 'stepz'\. Accepted: tokenizer, .*\. Did you mean 'steps'\?"),
+        ("stepz=3", r"Unknown key 'stepz'\. Accepted: data, .*\. Did you mean 'steps'\?"),
         ("optimiser.learning_rat=1", r"Unknown key 'learning_rat' in 'optimiser'\. .* Did you mean 'learning_rate'\?"),
         ("data.crop.sise=3", r"Unknown key 'sise' in 'data\.crop'\. Accepted: size, .* Did you mean 'size'\?"),
         ("nothing.like.it=3", r"Unknown key 'nothing'\. .* Remove it\."),

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from stepladder import Tokenizer
+from stepladder.training.autoencoder import train
 from stepladder.training.ema import ema_decay, make_ema
-from stepladder.training.loop import train
 from stepladder.training.state import load_state
 
 

@@ -22,6 +22,7 @@ import sys, torch
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from stepladder.training import loop
+from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config
 config, run, out = map(Path, sys.argv[1:])
 kept = {"gradients": [], "images": [], "weights": []}
@@ -39,7 +40,7 @@ whole, loop.training_loader, loop.matmul_peak = loop.training_loader, loader, la
 register_optimizer_step_pre_hook(before)
 register_optimizer_step_post_hook(after)
 torch.set_num_threads(1)
-loop.train(load_config(config, presets={}), run)
+train(load_config(config, presets={}), run)
 torch.save(kept, out)
 torch.distributed.destroy_process_group()
 """

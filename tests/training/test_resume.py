@@ -16,8 +16,8 @@ import torch
 import stepladder
 from stepladder.errors import CheckpointError, OutputError
 from stepladder.training import state
+from stepladder.training.autoencoder import train
 from stepladder.training.config import TrainConfig, dump
-from stepladder.training.loop import train
 from stepladder.training.state import RunState, latest_state, load_state, save_state
 
 LAST = "step-0000010"
@@ -93,6 +93,7 @@ def test_a_process_killed_while_it_saves_loses_no_checkpoint(make_config, uninte
 import os, sys, torch
 from pathlib import Path
 from stepladder.training import loop
+from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config
 whole = torch.save
 def save(content, file):
@@ -102,7 +103,7 @@ def save(content, file):
         os.ftruncate(file.fileno(), file.tell() // 2)
         os._exit(9)
 torch.save, loop.matmul_peak = save, lambda *_: 1e9
-loop.train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
+train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(stepladder.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code, config, run], env=environment, capture_output=True, check=False)
@@ -118,7 +119,7 @@ loop.train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
 @pytest.mark.parametrize("moment", ["synchronising", "renaming", "removing an old one"])
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch, moment):
     def at(step: int) -> RunState:
-        return RunState(step=step, model={"weight": torch.tensor([float(step)])}, ema={}, optimiser={})
+        return RunState(step=step, model={"weight": torch.tensor([float(step)])}, opponent={}, ema={}, optimiser={})
 
     def killed(*_: object, **__: object) -> None:
         raise Killed

@@ -12,8 +12,8 @@ from stepladder.encoders.convolutional import principal_components
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.metrics import psnr, quantise
 from stepladder.tokenizer import LadderConfig
+from stepladder.training.autoencoder import train
 from stepladder.training.config import StartConfig
-from stepladder.training.loop import train
 from stepladder.training.start import make_tokenizer
 from stepladder.training.state import load_state
 
@@ -42,26 +42,26 @@ def ladder(config, num_stages):
     return replace(config.tokenizer, ladder=LadderConfig(num_stages=num_stages))
 
 
-def test_fresh_weights_follow_from_the_seed_and_leave_the_global_state_alone(make_config, source):
+def test_fresh_weights_follow_from_the_seed_and_leave_the_global_state_alone(make_config):
     torch.manual_seed(3)
     wanted = torch.rand(4)
     torch.manual_seed(3)
-    first, again, other = (make_tokenizer(make_config(seed=seed), source).state_dict() for seed in (1, 1, 2))
+    first, again, other = (make_tokenizer(make_config(seed=seed)).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.rand(4), wanted)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["encoder.stem.weight"], other["encoder.stem.weight"])
 
 
-def test_principal_components_start_with_a_good_draft_and_white_latents(make_config, source):
+def test_principal_components_start_with_a_good_draft_and_white_latents(make_config):
     config = make_config(start=StartConfig(principal_components=True))
-    tokenizer = make_tokenizer(config, source).eval()
+    tokenizer = make_tokenizer(config).eval()
     images = torch.cat([next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))])
     code = tokenizer.encode(images)
     draft = tokenizer.decoder.context(code.latent).draft
     assert psnr(quantise(draft), quantise(images)).mean() > 35
     assert code.latent.mean(dim=(0, 2, 3)).abs().max() < 0.25
     assert code.latent.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.25
-    fresh = make_tokenizer(make_config(), source).eval()
+    fresh = make_tokenizer(make_config()).eval()
     draft = fresh.decoder.context(fresh.encode(images).latent).draft
     assert psnr(quantise(draft), quantise(images)).mean() < 20
 
@@ -84,11 +84,11 @@ def test_too_few_patches_for_principal_components_are_refused():
         principal_components(torch.zeros(1, 3, 16, 16), 4, 6)
 
 
-def test_a_scale_that_is_trusted_moves_slowly(make_config, source):
-    tokenizer = make_tokenizer(make_config(start=StartConfig(principal_components=True)), source).train()
+def test_a_scale_that_is_trusted_moves_slowly(make_config):
+    tokenizer = make_tokenizer(make_config(start=StartConfig(principal_components=True))).train()
     tokenizer.bottleneck(torch.full((1, 16, 4, 4), 100.0))
     assert tokenizer.bottleneck.scale.mean.max() < 0.2
-    fresh = make_tokenizer(make_config(), source).train()
+    fresh = make_tokenizer(make_config()).train()
     fresh.bottleneck(torch.full((1, 16, 4, 4), 100.0))
     torch.testing.assert_close(fresh.bottleneck.scale.mean, torch.full((16,), 100.0))
 
@@ -96,7 +96,7 @@ def test_a_scale_that_is_trusted_moves_slowly(make_config, source):
 def test_layers_from_principal_components_learn_at_their_own_rate(make_config, tmp_path):
     config = make_config(steps=1, start=StartConfig(principal_components=True))
     train(config, tmp_path)
-    before = make_tokenizer(config, open_source(config.data.train)).state_dict()
+    before = make_tokenizer(config).state_dict()
     after = load_state(tmp_path / "checkpoints" / "step-0000001").model
     moved = {name: (after[name] - before[name]).abs().max().item() for name in before}
     rate = 2e-3 / 2  # half warm: Adam's first step is as long as its rate
@@ -131,19 +131,19 @@ def test_an_encoder_that_learns_updates_its_scale(make_config, tmp_path, bottlen
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3])
-def test_a_decoder_may_be_taken_from_one_with_another_number_of_stages(make_config, source, trained, num_stages):
+def test_a_decoder_may_be_taken_from_one_with_another_number_of_stages(make_config, trained, num_stages):
     start = StartConfig(encoder_from=str(trained), decoder_from=str(trained), train_encoder=False)
     config = make_config(start=start)
-    found = make_tokenizer(replace(config, tokenizer=ladder(config, num_stages)), source)
+    found = make_tokenizer(replace(config, tokenizer=ladder(config, num_stages)))
     wanted = Tokenizer.from_pretrained(trained).state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in found.state_dict().items())
     assert found.schedule.num_stages == num_stages
 
 
-def test_the_encoder_alone_may_be_taken(make_config, source, trained):
-    found = make_tokenizer(make_config(start=StartConfig(encoder_from=str(trained))), source)
+def test_the_encoder_alone_may_be_taken(make_config, trained):
+    found = make_tokenizer(make_config(start=StartConfig(encoder_from=str(trained))))
     wanted = Tokenizer.from_pretrained(trained)
-    fresh = make_tokenizer(make_config(), source)
+    fresh = make_tokenizer(make_config())
     assert found.fingerprint() == wanted.fingerprint() != fresh.fingerprint()
     assert torch.equal(found.decoder.network.stem.weight, fresh.decoder.network.stem.weight)
 
@@ -159,18 +159,18 @@ def test_the_encoder_alone_may_be_taken(make_config, source, trained):
         ("decoder", {"decoder": replace(presets.tiny().decoder, width=6)}),
     ],
 )
-def test_a_model_that_does_not_fit_is_refused(make_config, source, trained, part, change):
+def test_a_model_that_does_not_fit_is_refused(make_config, trained, part, change):
     config = make_config(start=StartConfig(**{f"{part}_from": str(trained)}))
     config = replace(config, tokenizer=replace(config.tokenizer, **change))
     with pytest.raises(
         ConfigError, match=rf"start\.{part}_from: the {part} of .* has another configuration .* Copy its"
     ):
-        make_tokenizer(config, source)
+        make_tokenizer(config)
 
 
-def test_a_model_to_start_from_that_is_not_there_is_refused(make_config, source):
+def test_a_model_to_start_from_that_is_not_there_is_refused(make_config):
     with pytest.raises(CheckpointError, match="Unknown model 'nowhere'"):
-        make_tokenizer(make_config(start=StartConfig(encoder_from="nowhere")), source)
+        make_tokenizer(make_config(start=StartConfig(encoder_from="nowhere")))
 
 
 def test_principal_components_beside_a_trained_model_are_refused() -> None:

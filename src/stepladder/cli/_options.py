@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["DEFAULT_MODEL", "Batch", "Device", "Force", "Images", "Json", "Model", "OutFolder", "Seed"]
+__all__ = ["DEFAULT_MODEL", "Batch", "Device", "Force", "Images", "Json", "Model", "OutFolder", "Seed", "Tile"]
 
 DEFAULT_MODEL = "photo"
 
@@ -37,5 +37,14 @@ Device: TypeAlias = Annotated[
     typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps; without it, CUDA where there is one.", show_default=False),
 ]
 Batch: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Images that are decoded together.")]
+Tile: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Decode stages with a longer side in tiles of this side; 0 for none. Without it, as the model says.",
+        show_default=False,
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]

@@ -8,7 +8,7 @@ import typer
 
 from stepladder.cli._files import check_outputs, for_each, make_folder
 from stepladder.cli._models import describe_decode, load_model
-from stepladder.cli._options import Device, Force, Json, OutFolder, Seed
+from stepladder.cli._options import Device, Force, Json, OutFolder, Seed, Tile
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def decode(
     model: Decoder = None,
     seed: Seed = 0,
     device: Device = None,
+    tile: Tile = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -59,12 +60,13 @@ def decode(
         channels=tokenizer.config.latent_channels,
         stride=tokenizer.stride,
     )
+    side = tokenizer.tile_side(tile)
     make_folder(out)
 
     def work(stored: "StoredLatent") -> dict[str, Any]:
         started = time.perf_counter()
         latent = stored.latent[None].to(tokenizer.device)
-        image = tokenizer.decode(latent, seeds=[seed], steps=spec.steps, size=stored.size)[0].cpu()
+        image = tokenizer.decode(latent, seeds=[seed], steps=spec.steps, size=stored.size, tile=side)[0].cpu()
         seconds = time.perf_counter() - started
         save_png(to_pil(image), targets[stored.name], force=force)
         height, width = stored.size

@@ -1,5 +1,6 @@
 """`stepladder reconstruct`: images through a tokenizer and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,13 @@ __all__ = ["reconstruct"]
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also write NAME-compare.png: original left, reconstruction right.")
 ]
+Progressive = Annotated[
+    bool,
+    typer.Option(
+        "--progressive",
+        help="Also write NAME-rung0.png, NAME-rung1.png ...: each rung of the ladder but the last, coarse first.",
+    ),
+]
 
 
 def reconstruct(
@@ -25,6 +33,7 @@ def reconstruct(
     seed: Seed = 0,
     device: Device = None,
     compare: Compare = False,
+    progressive: Progressive = False,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -36,13 +45,15 @@ def reconstruct(
     targets = {source: out / f"{source.stem}.png" for source in sources}
     comparisons = {source: out / f"{source.stem}-compare.png" for source in sources} if compare else {}
     outputs = [*targets.items(), *comparisons.items()]
-    check_distinct((source, shown(path)) for source, path in outputs)
-    check_outputs(sources, [path for _, path in outputs], force=force)
+    _check(sources, outputs, force=force)
 
     from stepladder.images import load_image, save_png, side_by_side
     from stepladder.reconstruction import reconstruct as there_and_back
 
     tokenizer, spec = load_model(model, device)
+    below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
+    rungs = {source: [out / f"{source.stem}-rung{rung}.png" for rung in below] for source in sources}
+    _check(sources, [*outputs, *((source, path) for source in sources for path in rungs[source])], force=force)
     make_folder(out)
 
     def work(source: Path) -> dict[str, Any]:
@@ -51,10 +62,13 @@ def reconstruct(
         save_png(result.image, targets[source], force=force)
         if compare:
             save_png(side_by_side([original, result.image]), comparisons[source], force=force)
+        for rung, path in zip(result.rungs, rungs[source], strict=False):  # no paths unless they are asked for
+            save_png(rung, path, force=force)
         return {
             "input": shown(source),
             "output": shown(targets[source]),
             "comparison": shown(comparisons[source]) if compare else None,
+            "rungs": [shown(path) for path in rungs[source]] if progressive else None,
             "width": original.width,
             "height": original.height,
             "latent_shape": list(result.latent_shape),
@@ -81,6 +95,12 @@ def reconstruct(
             title=f"{spec.name}, {steps} steps in each of {tokenizer.schedule.num_stages} stages, in {shown(out)}",
         )
     raise typer.Exit(outcome.exit_code)
+
+
+def _check(sources: Sequence[Path], outputs: Sequence[tuple[Path, Path]], *, force: bool) -> None:
+    """Refuses results that would meet each other, an input, or what is there; each output stands beside its source."""
+    check_distinct((source, shown(path)) for source, path in outputs)
+    check_outputs(sources, [path for _, path in outputs], force=force)
 
 
 def _row(done: dict[str, Any]) -> tuple[str, ...]:

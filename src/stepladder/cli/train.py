@@ -1,30 +1,12 @@
 """`stepladder train`: a training run from a configuration."""
 
-import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from stepladder.cli._output import print_text, say, shown, talk
-
-if TYPE_CHECKING:
-    from stepladder.training.records import StepRecord
+from stepladder.cli._output import print_text
+from stepladder.cli._training import Config, DryRun, Overrides, Resume, RunFolder, carry_out
 
 __all__ = ["train"]
-
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML or JSON file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Change a value; may be repeated.", show_default=False),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
-RunFolder = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder of the run; by default runs/CONFIG.", show_default=False),
-]
 
 
 def train(
@@ -47,49 +29,7 @@ def train(
         print_text(dump(resolved))
         return
 
-    from stepladder.training.loop import train as run
+    from stepladder.training.autoencoder import train as run
 
     folder = out or Path("runs") / config.stem
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
-    if speaks:
-        say(f"Training in {shown(folder)}, {resolved.steps} steps.")
-    with _Board() as board:
-        model = run(resolved, folder, resume=resume, on_record=board.show)
-    if speaks:
-        print_text(shown(model))
-
-
-class _Board:
-    """Progress on stderr: a bar on a terminal, a line for each record elsewhere."""
-
-    def __init__(self) -> None:
-        console = talk()
-        self._live = console.is_terminal
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, console=console, disable=not self._live)
-        self._task = self._progress.add_task("starting", total=None)
-
-    def __enter__(self) -> "_Board":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, record: "StepRecord") -> None:
-        """Takes in a record."""
-        left = (record.steps - record.step) * record.seconds / record.step
-        words = f"loss {record.loss:.4f}  {record.images_per_second:.1f} images/s  {_clock(left)} left"
-        if record.validation_psnr_db:
-            quality = "  ".join(f"{name} {value:.2f}" for name, value in record.validation_psnr_db.items())
-            self._progress.console.print(f"step {record.step}: validation PSNR, dB: {quality}", highlight=False)
-        if self._live:
-            self._progress.update(self._task, completed=record.step, total=record.steps, description=words)
-        else:
-            say(f"step {record.step}/{record.steps}  {words}")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    carry_out(partial(run, resolved), folder, steps=resolved.steps, resume=resume, verb="Training")

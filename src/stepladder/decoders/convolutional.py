@@ -1,16 +1,19 @@
 """A convolutional denoiser whose cost is linear in pixels, for images of any size.
 
     latent  -> context: residual blocks on the grid of the latent give features and a draft image (once for a decode)
-    x, draft (at the scale of the stage)
+    x, guess (at the scale of the stage)
             -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
-            -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and draft again -> image
+            -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and guess again -> image
 
 Two grids of wide features do the work, where dense 3 x 3 convolutions are matrix products that run at the speed of the
 machine; only the thin head runs at full resolution, across the borders of patches, so that no grid of them shows. There
 are no positions and no statistics over the image: trained on crops, it decodes any size.
 
-The draft makes the start good: with x-prediction the network adds to the draft, and with last layers at zero the first
-estimate *is* the draft.
+The guess makes the start good: it is the draft, with its low frequencies replaced by what the stage before found,
+
+    guess = D + up(below - down(D)),    D the draft at the scale of the stage
+
+and with x-prediction the network adds to it. With last layers at zero the first estimate *is* the guess.
 """
 
 import math
@@ -26,7 +29,7 @@ from stepladder.decoders.ladder import Context, PredictionKind
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
-from stepladder.stages import down
+from stepladder.stages import down, up
 
 __all__ = ["ConvDecoder", "ConvDecoderConfig"]
 
@@ -98,13 +101,28 @@ class ConvDecoder(nn.Module):
         self.head = nn.Conv2d(config.head_width + 6, config.head_width, 3, padding=1)
         self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
 
+    @property
+    def tile_margin(self) -> int:
+        """How far a prediction sees, in pixels: the reach of all convolutions of 3 x 3, each on its own grid."""
+        depth, coarse_depth = self.config.depth, self.config.coarse_depth
+        after = 1 + 2 * depth  # cells of 1/4: the head, the blocks after the coarse grid
+        coarse = -(-after // 2) + 2 * coarse_depth  # cells of 1/8
+        cells = 2 * coarse + 1 + 2 * depth + 1  # cells of 1/4 again: the way to 1/8, the blocks before it, the stem
+        multiple = math.lcm(self.side_multiple, self.stride)
+        return -(-cells * _PATCH // multiple) * multiple
+
     def context(self, latent: Float[Tensor, "b c h w"]) -> Context:
         """Reads a latent (B, c, h, w); its draft has the side of the image."""
         features, draft = self.reader(latent)
         return Context(features=features, draft=draft)
 
     def forward(
-        self, x: Float[Tensor, "b 3 h w"], coordinate: Float[Tensor, " b"], downscale: int, context: Context
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        coordinate: Float[Tensor, " b"],
+        downscale: int,
+        context: Context,
+        below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Predicts at one scale.
 
@@ -113,11 +131,14 @@ class ConvDecoder(nn.Module):
             coordinate: Global noise coordinate in [0, 1], float32.
             downscale: Side of the image over side of `x`, a power of two.
             context: From `context`.
+            below: Clean image of the stage before, at half the side of `x`; None at the first stage.
         """
-        draft = down(context.draft, downscale)
+        guess = down(context.draft, downscale)
+        if below is not None:
+            guess = guess + up(below - down(guess))
         scale = torch.full_like(coordinate, math.log2(downscale) / 8)
         embedding = self.embed(self.noise_embedding(coordinate) + self.scale_embedding(scale))  # (B, E)
-        seen = torch.cat([x, draft], dim=1)  # (B, 6, h, w)
+        seen = torch.cat([x, guess], dim=1)  # (B, 6, h, w)
         features = _resample(self.inject(context.features), self.stride, _PATCH * downscale)
         h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + features  # (B, width, h/4, w/4)
         for block in self.before:
@@ -130,7 +151,7 @@ class ConvDecoder(nn.Module):
             h = block(h, embedding)
         pixels = F.pixel_shuffle(self.to_head(F.silu(h)), _PATCH)  # (B, head_width, h, w)
         residual: Tensor = self.out(F.silu(self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))))
-        return residual + draft if self.config.prediction == "clean" else residual
+        return residual + guess if self.config.prediction == "clean" else residual
 
 
 class _LatentReader(nn.Module):

@@ -9,6 +9,9 @@ What it returns means, by config:
 and this module turns either into the other, so that samplers and losses always get both. x-prediction is the default
 because a network on large patches predicts smooth images far better than white noise.
 
+A large image is looked at in tiles (`tiling`), but for the first stage of a ladder, which is small: what an image is of
+as a whole is found there, with all of it in view. A ladder with K = 1 has no such stage, and its only one is tiled.
+
 Reference: Back to Basics: Let Denoising Generative Models Denoise (Li & He, 2025), https://arxiv.org/abs/2511.13720
 """
 
@@ -18,6 +21,7 @@ from typing import Any, Literal, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepladder.decoders.tiling import Cut, predict_in_tiles
 from stepladder.samplers import Denoiser, Prediction
 from stepladder.stages import NOISE_FLOOR, Stage, StageSchedule, clean_from_velocity, velocity_from_clean
 
@@ -44,14 +48,31 @@ class DecoderNetwork(Protocol):
         """Sides of what `forward` gets must be multiples of this."""
         ...
 
+    @property
+    def tile_margin(self) -> int | None:
+        """How many pixels around a tile `forward` must see to say of it what it says of it in the whole image.
+
+        A multiple of `side_multiple` and of the side of a latent cell. None for a network that looks at the whole
+        image, or at its place in it, and cannot be given tiles.
+        """
+        ...
+
     def context(self, latent: Tensor) -> Context:
         """Reads a latent."""
         ...
 
     def __call__(
-        self, x: Float[Tensor, "b 3 h w"], coordinate: Float[Tensor, " b"], downscale: int, context: Context
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        coordinate: Float[Tensor, " b"],
+        downscale: int,
+        context: Context,
+        below: Float[Tensor, "b 3 h//2 w//2"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Predicts at one scale; `coordinate` is the global noise coordinate in [0, 1]."""
+        """Predicts at one scale.
+
+        `coordinate` is the global noise coordinate in [0, 1], `below` the clean image of the stage before, if any.
+        """
         ...
 
 
@@ -83,20 +104,44 @@ class LadderDecoder(nn.Module):
         u: Float[Tensor, " b"],
         stage: Stage,
         context: Context,
+        below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
         *,
         floor: float = NOISE_FLOOR,
     ) -> Prediction:
-        """Predicts at local times `u` of a stage; `floor` clamps the noise level that x-prediction divides by."""
-        out = self.network(x, stage.coordinate(u), stage.downscale, context).float()
+        """Predicts at local times `u` of a stage.
+
+        `below` is the clean image of the stage before, if any; `floor` clamps the noise level that x-prediction divides
+        by.
+        """
+        out = self.network(x, stage.coordinate(u), stage.downscale, context, below).float()
         if self.prediction == "clean":
             return Prediction(clean=out, velocity=velocity_from_clean(x, out, u, stage, floor=floor))
         return Prediction(clean=clean_from_velocity(x, out, u, stage), velocity=out)
 
-    def denoiser(self, context: Context, *, floor: float = NOISE_FLOOR) -> Denoiser:
-        """The decoder as samplers and losses call it, with the context bound."""
+    def denoiser(self, context: Context, *, floor: float = NOISE_FLOOR, tile: int = 0) -> Denoiser:
+        """The decoder as samplers and losses call it, with the context bound.
 
-        def denoise(x: Tensor, u: Tensor, stage: Stage) -> Prediction:
-            prediction: Prediction = self(x, u, stage, context, floor=floor)
-            return prediction
+        Args:
+            context: From `context`.
+            floor: As in `forward`.
+            tile: A stage with a longer side than this is looked at in tiles of this side, but for the first stage of a
+                ladder. A multiple of `side_multiple` and of the side of a latent cell; 0 for never.
+        """
+
+        def denoise(x: Tensor, u: Tensor, stage: Stage, below: Tensor | None) -> Prediction:
+            def predict(cut: Cut) -> Prediction:
+                part = Context(features=cut(context.features), draft=cut(context.draft))
+                prediction: Prediction = self(
+                    cut(x), u, stage, part, None if below is None else cut(below), floor=floor
+                )
+                return prediction
+
+            if not tile or max(x.shape[2:]) <= tile or self._sees_all(stage):
+                return predict(lambda images: images)
+            return predict_in_tiles(predict, x, side=tile, margin=self.network.tile_margin)
 
         return denoise
+
+    def _sees_all(self, stage: Stage) -> bool:
+        """Whether a stage is never tiled: the first of several."""
+        return stage.index == 0 and self.schedule.num_stages > 1

@@ -1,5 +1,7 @@
-"""Losses: the flow loss of a ladder, and the perceptual loss with its feature network."""
+"""Losses: of a ladder, of its distillation, and those that a feature network gives."""
 
+from stepladder.losses.adversarial import DiscriminatorHeads, balanced_gradient, discriminator_loss, student_loss
+from stepladder.losses.distillation import Climb, check_teacher_steps, renoised_climb, shared_start_climb
 from stepladder.losses.features import EfficientNetLite0, feature_network
 from stepladder.losses.ladder import (
     NOISE_FLOOR_IN_TRAINING,
@@ -9,17 +11,26 @@ from stepladder.losses.ladder import (
     draw_stages,
     ladder_loss,
 )
-from stepladder.losses.perceptual import FeaturePyramid, perceptual_distance
+from stepladder.losses.perceptual import FeaturePyramid, feature_distance, perceptual_distance
 
 __all__ = [
     "NOISE_FLOOR_IN_TRAINING",
+    "Climb",
+    "DiscriminatorHeads",
     "EfficientNetLite0",
     "FeaturePyramid",
     "FlowTarget",
     "LadderLoss",
     "StageDraw",
+    "balanced_gradient",
+    "check_teacher_steps",
+    "discriminator_loss",
     "draw_stages",
+    "feature_distance",
     "feature_network",
     "ladder_loss",
     "perceptual_distance",
+    "renoised_climb",
+    "shared_start_climb",
+    "student_loss",
 ]

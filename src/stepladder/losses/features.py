@@ -50,6 +50,11 @@ _TAPS = (0, 2, 4, 10)
 """Last blocks of strides 2, 4, 8 and 16, whose outputs make the pyramid."""
 
 
+def _channels(block: int) -> int:
+    """What a block gives out."""
+    return [group.channels for group in _GROUPS for _ in range(group.repeats)][block]
+
+
 def feature_network(*, device: torch.device | str = "cpu") -> "EfficientNetLite0":
     """The frozen network in evaluation mode.
 
@@ -73,6 +78,8 @@ class EfficientNetLite0(nn.Module):
     """Images (B, 3, H, W) in [-1, 1], H and W at least 32, to features."""
 
     name = "efficientnet_lite0"
+    channels = tuple(_channels(tap) for tap in _TAPS)
+    """Of each layer of `pyramid`: 16, 24, 40, 112."""
 
     def __init__(self) -> None:
         super().__init__()

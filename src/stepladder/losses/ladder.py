@@ -9,7 +9,8 @@ For each stage, the image at the scale of the stage, one white noise and a local
 
 with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`.
 
-Coarse stages run at their own side: they are never padded to the fine one.
+Coarse stages run at their own side: they are never padded to the fine one. What the network finds at one stage is
+handed to the next as `below`, without a gradient: it has the errors that it will have when decoding.
 """
 
 from dataclasses import dataclass
@@ -53,14 +54,21 @@ class LadderLoss:
 
 
 def draw_stages(
-    schedule: StageSchedule, images: Float[Tensor, "b c H W"], generator: torch.Generator
+    schedule: StageSchedule, images: Float[Tensor, "b c H W"], generator: torch.Generator, *, shift: float = 1.0
 ) -> list[StageDraw]:
-    """Draws noise and local times for every stage; times are stratified over the batch, in [0, 1)."""
+    """Draws noise and local times for every stage; times are stratified over the batch, in [0, 1).
+
+    Times are shift u / (1 + (shift - 1) u) with u uniform: with a shift below 1, low noise levels come more often.
+
+    Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2, https://arxiv.org/abs/2403.03206
+    """
     b, c, h, w = images.shape
     draws = []
     for stage in schedule.stages:
         noise = normal((b, c, h // stage.downscale, w // stage.downscale), generator)
-        draws.append(StageDraw(noise=noise.to(images.device), u=1 - uniform(b, generator).to(images.device)))
+        u = 1 - uniform(b, generator)
+        u = shift * u / (1 + (shift - 1) * u)
+        draws.append(StageDraw(noise=noise.to(images.device), u=u.to(images.device)))
     return draws
 
 
@@ -86,11 +94,12 @@ def ladder_loss(
         features: Network of the perceptual loss; None leaves that part at zero.
     """
     flow = []
+    below = None
     clean_estimate = images
     for stage, draw in zip(schedule.stages, draws, strict=True):
         clean = down(images, stage.downscale)
         point = path(clean, draw.noise, draw.u, stage)
-        prediction = denoiser(point.x, draw.u, stage)
+        prediction = denoiser(point.x, draw.u, stage, below)
         if target == "velocity":
             flow.append((prediction.velocity - point.velocity).square().mean())
         else:
@@ -98,6 +107,7 @@ def ladder_loss(
             level = stage.noise_level(draw.u).clamp_min(NOISE_FLOOR_IN_TRAINING)
             flow.append((error * (stage.t_start / level if target == "balanced" else 1)).mean())
         clean_estimate = prediction.clean
+        below = clean_estimate.detach()
     perceptual = images.new_zeros(())
     if features is not None:
         perceptual = perceptual_distance(features, clean_estimate, images).mean()

@@ -7,17 +7,21 @@ with f the features at one position. It is the shape of LPIPS with unit weights.
 Reference: The Unreasonable Effectiveness of Deep Features (Zhang et al., 2018), https://arxiv.org/abs/1801.03924
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FeaturePyramid", "perceptual_distance"]
+__all__ = ["FeaturePyramid", "feature_distance", "perceptual_distance"]
 
 
 class FeaturePyramid(Protocol):
     """A frozen network that gives features of images in [-1, 1] at several scales."""
+
+    channels: tuple[int, ...]
+    """Of each layer of `pyramid`."""
 
     def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
         """Features (B, c, h, w), fine first."""
@@ -29,9 +33,13 @@ def perceptual_distance(
 ) -> Float[Tensor, " b"]:
     """Distance of each image to its reference, in [0, 4]; gradients flow to `images` only."""
     with torch.no_grad():
-        wanted = [_unit(f) for f in network.pyramid(references)]
-    found = [_unit(f) for f in network.pyramid(images)]
-    layers = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(found, wanted, strict=True)]
+        wanted = network.pyramid(references)
+    return feature_distance(network.pyramid(images), wanted)
+
+
+def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Float[Tensor, " b"]:
+    """The same distance where the features of both are there already."""
+    layers = [(_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(found, wanted, strict=True)]
     return torch.stack(layers).mean(dim=0)
 
 

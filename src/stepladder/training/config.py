@@ -1,7 +1,8 @@
 """Configuration of a training run: preset, then file, then `--set a.b=c`.
 
-A file is TOML or JSON. `preset` names the tokenizer to start from; the keys under `tokenizer` change it. Every key is
-checked; the resolved configuration is printed by `--dry-run` and saved beside the run, and is itself a valid file.
+A file is TOML or JSON. For `stepladder train`, `preset` names the tokenizer to start from; the keys under `tokenizer`
+change it. Every key is checked; the resolved configuration is printed by `--dry-run` and saved beside the run, and is
+itself a valid file.
 """
 
 import json
@@ -15,10 +16,23 @@ from typing import Any, Literal
 from stepladder.configs import structure, unstructure
 from stepladder.data import CropConfig
 from stepladder.errors import ConfigError
-from stepladder.losses import FlowTarget
+from stepladder.losses import FlowTarget, check_teacher_steps
 from stepladder.tokenizer import TokenizerConfig
 
-__all__ = ["DataConfig", "LossConfig", "OptimiserConfig", "StartConfig", "TrainConfig", "dump", "load_config"]
+__all__ = [
+    "AdversarialConfig",
+    "DataConfig",
+    "DistillConfig",
+    "LossConfig",
+    "OptimiserConfig",
+    "RegressConfig",
+    "RunConfig",
+    "StartConfig",
+    "TrainConfig",
+    "dump",
+    "load_config",
+    "load_distill_config",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +92,12 @@ class LossConfig:
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
     draft_weight: float = 0.25
     """Weight of the squared error of the draft image."""
+    time_shift: float = 1.0
+    """Shift of the local times that are drawn; below 1, low noise levels come more often."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.time_shift < math.inf:
+            raise ConfigError(f"loss.time_shift {self.time_shift} is not positive. Usual values: 0.3 to 1.")
         _check_at_least(self, 0, "perceptual_weight", "draft_weight", where="loss")
 
 
@@ -116,17 +134,11 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A training run."""
+class RunConfig:
+    """What every run has; `TrainConfig` and `DistillConfig` add what is learnt."""
 
-    tokenizer: TokenizerConfig
-    """What is trained."""
     data: DataConfig
     """Images."""
-    start: StartConfig = field(default_factory=StartConfig)
-    """Initial weights."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Loss."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser."""
     steps: int = 10_000
@@ -163,8 +175,78 @@ class TrainConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A training run of a tokenizer, or of its decoder alone."""
+
+    tokenizer: TokenizerConfig
+    """What is trained."""
+    start: StartConfig = field(default_factory=StartConfig)
+    """Initial weights."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressConfig:
+    """The student's one step is regressed on the teacher's several, stage by stage, from the same noise."""
+
+    kind: Literal["regress"] = "regress"
+    """Which recipe."""
+    teacher_steps: int = 8
+    """Steps per stage of the teacher; at least 2."""
+    unrolled_from: float = 0.5
+    """Share of the run after which stages start from the student's own states, as in decoding."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual distance of the student's image to the real one; 0 runs no feature network."""
+
+    def __post_init__(self) -> None:
+        check_teacher_steps(self.teacher_steps)
+        _check_share(self.unrolled_from, "recipe.unrolled_from")
+        _check_at_least(self, 0, "perceptual_weight", where="recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """The student decodes; teacher, feature network and discriminator say what its image lacks."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    """Which recipe."""
+    teacher_steps: int = 4
+    """Steps of the teacher from the noise level to which the student's image is brought; at least 2."""
+    distillation_weight: float = 1.0
+    """Weight of the squared distance to where the teacher goes from there, summed over the stages."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual distance of the student's image to the real one."""
+    adversarial_share: float = 0.5
+    """Norm of the adversarial gradient on the image, relative to that of the other losses."""
+    adversarial_from: float = 0.05
+    """Share of the run in which the discriminator learns alone before its gradient counts."""
+    head_width: int = 64
+    """Channels of the discriminator's heads."""
+    head_rate: float = 1.0
+    """Rate of the discriminator, relative to the student's."""
+
+    def __post_init__(self) -> None:
+        check_teacher_steps(self.teacher_steps)
+        _check_share(self.adversarial_from, "recipe.adversarial_from")
+        names = ("distillation_weight", "perceptual_weight", "adversarial_share", "head_rate")
+        _check_at_least(self, 0, *names, where="recipe")
+        _check_at_least(self, 1, "head_width", where="recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(RunConfig):
+    """A run that distils a many-step decoder to one network evaluation per scale."""
+
+    teacher: str
+    """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
+    recipe: RegressConfig | AdversarialConfig = field(default_factory=RegressConfig)
+    """How it teaches."""
+
+
 def load_config(path: Path, overrides: Sequence[str] = (), *, presets: Mapping[str, Any]) -> TrainConfig:
-    """Reads a run's configuration.
+    """Reads the configuration of a training run.
 
     Args:
         path: TOML or JSON file.
@@ -174,9 +256,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, presets: Mapping[s
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not accepted.
     """
-    data = _read(path)
-    for override in overrides:
-        _set(data, override)
+    data = _read(path, overrides)
     preset = data.pop("preset", None)
     if preset is not None:
         if not isinstance(preset, str) or preset not in presets:
@@ -190,7 +270,16 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, presets: Mapping[s
     return structure(data, TrainConfig, where=str(path))
 
 
-def dump(config: TrainConfig) -> str:
+def load_distill_config(path: Path, overrides: Sequence[str] = ()) -> DistillConfig:
+    """Reads the configuration of a distillation.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key or value is not accepted.
+    """
+    return structure(_read(path, overrides), DistillConfig, where=str(path))
+
+
+def dump(config: RunConfig) -> str:
     """The resolved configuration as JSON, which `load_config` reads back."""
     return json.dumps(unstructure(config), indent=2)
 
@@ -203,11 +292,23 @@ def _check_at_least(config: object, least: int, *names: str, where: str = "") ->
             raise ConfigError(f"{place} {value} is {_out_of_range(value, least)}. Pass {least} or more.")
 
 
+def _check_share(value: float, name: str) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} {value} is outside [0, 1]. It is a share of the run; usual values: 0 to 0.5.")
+
+
 def _out_of_range(value: float, least: int) -> str:
     return f"less than {least}" if value < least else "too large or no number"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    data = _read_file(path)
+    for override in overrides:
+        _set(data, override)
+    return data
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)

@@ -1,8 +1,10 @@
-"""The training loop: batches in, a trained tokenizer and its records out.
+"""The loop of every run: batches in, a trained tokenizer and its records out.
+
+What is learnt is an `Objective`; the loop knows no more of it than its loss and its parameters.
 
 A run folder holds
 
-    config.json        the resolved configuration; `stepladder train config.json` repeats the run
+    config.json        the resolved configuration, which repeats the run
     environment.json   hardware, versions, commit, measured peak and operations of a step
     records.jsonl      numbers of the run
     grids/             reconstructions of validation images at intervals
@@ -28,34 +30,35 @@ from torch import Tensor, nn
 
 from stepladder.data import evaluation_images, open_source, training_loader
 from stepladder.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
-from stepladder.losses import feature_network
 from stepladder.nn.blocks import channels_last
 from stepladder.profiling import count_flops, describe_environment, matmul_peak
 from stepladder.tokenizer import Tokenizer
-from stepladder.training.config import OptimiserConfig, TrainConfig, dump
+from stepladder.training.config import OptimiserConfig, RunConfig, dump
 from stepladder.training.ema import make_ema
-from stepladder.training.objective import ObjectiveResult, TokenizerObjective, batch_seed
+from stepladder.training.objective import Objective, batch_seed
 from stepladder.training.records import RecordFile, StepRecord, validate, write_text
-from stepladder.training.start import make_tokenizer
 from stepladder.training.state import RunState, latest_state, load_state, save_state
 
-__all__ = ["learning_rate", "train"]
+__all__ = ["learning_rate", "run"]
 
 _log = logging.getLogger(__name__)
 
 
-def train(
-    config: TrainConfig,
+def run(
+    config: RunConfig,
+    make_objective: Callable[[], Objective],
     run_dir: Path,
     *,
     resume: bool = False,
     on_record: Callable[[StepRecord], None] = lambda _: None,
     stop_after: int | None = None,
 ) -> Path:
-    """Trains a tokenizer.
+    """Trains the tokenizer of an objective.
 
     Args:
         config: The run.
+        make_objective: Called once on each process, with the same result; its weights are those that a new run starts
+            from.
         run_dir: Where its files go; without `resume` it must hold no run yet.
         resume: Go on from the newest checkpoint there, bit for bit as if never interrupted.
         on_record: Called with every record, by the main process.
@@ -69,8 +72,8 @@ def train(
         DataError: If the data cannot be used.
         TrainingError: If the loss stops being finite.
     """
-    run = _Run(config, run_dir, resume=resume, on_record=on_record)
-    return run.go(min(config.steps, stop_after or config.steps))
+    this = _Run(config, make_objective, run_dir, resume=resume, on_record=on_record)
+    return this.go(min(config.steps, stop_after or config.steps))
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -82,10 +85,16 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 class _Run:
-    """What one call of `train` holds between its parts."""
+    """What one call of `run` holds between its parts."""
 
     def __init__(
-        self, config: TrainConfig, run_dir: Path, *, resume: bool, on_record: Callable[[StepRecord], None]
+        self,
+        config: RunConfig,
+        make_objective: Callable[[], Objective],
+        run_dir: Path,
+        *,
+        resume: bool,
+        on_record: Callable[[StepRecord], None],
     ) -> None:
         self.config, self.run_dir, self.on_record = config, run_dir, on_record
         self.accelerator = Accelerator(
@@ -96,16 +105,13 @@ class _Run:
         self.device = self.accelerator.device
         self.source = open_source(config.data.train)
         place = _find_state(run_dir, resume=resume)
-        tokenizer = make_tokenizer(config, self.source)
-        features = feature_network() if config.loss.perceptual_weight else None
-        objective = TokenizerObjective(tokenizer, config.loss, features, train_encoder=config.start.train_encoder)
-        channels_last(objective.to(self.device))
-        self.objective = objective
-        self.learning = [p for p in objective.parameters() if p.requires_grad]
-        _check_crop(config, tokenizer)
-        self.ema = make_ema(tokenizer, config.ema_decay)
+        self.objective = channels_last(make_objective().to(self.device))
+        self.tokenizer = self.objective.tokenizer
+        _check_crop(config, self.tokenizer)
+        self.groups = self.objective.parameter_groups()
+        self.ema = make_ema(self.tokenizer, config.ema_decay)
         optimiser = torch.optim.AdamW(
-            _parameter_groups(objective, config),
+            [{"params": group.parameters, "relative_rate": group.relative_rate} for group in self.groups],
             lr=config.optimiser.learning_rate,
             betas=config.optimiser.betas,
             weight_decay=config.optimiser.weight_decay,
@@ -115,18 +121,21 @@ class _Run:
         if place is not None:
             self.step = self._restore(place, optimiser)
         if self.accelerator.is_main_process:
-            self._describe(objective)
+            self._describe()
         if config.compile:
-            tokenizer.encoder.compile()
-            tokenizer.decoder.network.compile()
-        self.wrapped, self.optimiser = self.accelerator.prepare(objective, optimiser)
+            for network in self.objective.networks():
+                network.compile()
+        self.wrapped, self.optimiser = self.accelerator.prepare(self.objective, optimiser)
         self.validation = self._validation_images()
 
     def _restore(self, place: Path, optimiser: torch.optim.Optimizer) -> int:
         """Takes over a checkpoint and returns its step."""
         state = load_state(place)
         try:
-            self.objective.tokenizer.load_state_dict(state.model)
+            self.tokenizer.load_state_dict(state.model)
+            opponent = self.objective.opponent()
+            if opponent is not None:
+                opponent.load_state_dict(state.opponent)
             self.ema.load_state_dict(state.ema)
             optimiser.load_state_dict(state.optimiser)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -170,8 +179,8 @@ class _Run:
         self.accelerator.wait_for_everyone()
         return self.run_dir / "model"
 
-    def _optimise(self, batches: Iterator[Tensor]) -> tuple[list[ObjectiveResult], Tensor]:
-        """One optimiser step over `accumulate` batches."""
+    def _optimise(self, batches: Iterator[Tensor]) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """One optimiser step over `accumulate` batches; their losses, and the norm of the tokenizer's gradient."""
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = group["relative_rate"] * learning_rate(config.optimiser, self.step, config.steps)
@@ -181,19 +190,30 @@ class _Run:
             seed = batch_seed(config.seed, self.step, micro, self.accelerator.process_index)
             last = micro == config.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss, result = self.wrapped(images, seed)
+                loss, losses = self.wrapped(images, seed, self.step / config.steps)
                 self.accelerator.backward(loss / config.accumulate)
-            results.append(result)
-        norm = self.accelerator.clip_grad_norm_(self.learning, config.optimiser.clip_norm)
-        if not torch.isfinite(norm):
+            results.append(losses)
+        norms = self._clip()
+        if not all(torch.isfinite(norm) for norm in norms.values()):
             raise TrainingError(
                 f"The gradient is not finite at step {self.step}. Resume from the last checkpoint with a lower "
                 "optimiser.learning_rate."
             )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.ema.update_parameters(self.objective.tokenizer)
-        return results, norm
+        self.ema.update_parameters(self.tokenizer)
+        return results, norms["tokenizer"]
+
+    def _clip(self) -> dict[str, Tensor]:
+        """Clips the gradient of each player, and returns the norms before."""
+        players: dict[str, list[nn.Parameter]] = {}
+        for group in self.groups:
+            players.setdefault(group.player, []).extend(group.parameters)
+        limit = self.config.optimiser.clip_norm
+        return {
+            player: torch.as_tensor(self.accelerator.clip_grad_norm_(parameters, limit))
+            for player, parameters in players.items()
+        }
 
     def _batches(self) -> Iterator[Tensor]:
         config = self.config
@@ -242,16 +262,18 @@ class _Run:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
+            opponent = self.objective.opponent()
             state = RunState(
                 step=self.step,
-                model=self.objective.tokenizer.state_dict(),
+                model=self.tokenizer.state_dict(),
+                opponent=opponent.state_dict() if opponent is not None else {},
                 ema=self.ema.state_dict(),
                 optimiser=self.optimiser.state_dict(),
             )
             save_state(state, self.run_dir / "checkpoints", keep=self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
-    def _describe(self, objective: TokenizerObjective) -> None:
+    def _describe(self) -> None:
         """Writes `config.json` and `environment.json`."""
         write_text(self.run_dir / "config.json", dump(self.config) + "\n")
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
@@ -259,7 +281,7 @@ class _Run:
         environment |= {
             "processes": self.accelerator.num_processes,
             "matmul_peak_gflops": matmul_peak(self.device, dtype) / 1e9,
-            "training_gflop_per_image": _training_flops(objective, self.config) / 1e9,
+            "training_gflop_per_image": _training_flops(self.objective, self.config) / 1e9,
         }
         write_text(self.run_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
 
@@ -276,13 +298,13 @@ class _Meter:
         self._since = self.seconds
         self._sums: list[Tensor] = []
 
-    def add(self, results: Sequence[ObjectiveResult], norm: Tensor) -> None:
+    def add(self, batches: Sequence[dict[str, Tensor]], norm: Tensor) -> None:
         """Takes in the batches of one step; nothing is moved off the device before a record needs it."""
-        rows = []
-        for result in results:
-            parts = result.parts
-            values = [result.loss, norm, parts.perceptual, parts.draft, result.bottleneck, *parts.flow]
-            rows.append(torch.stack([value.detach().float().reshape(()) for value in values]))
+        self._names = ("gradient_norm", *batches[0])
+        rows = [
+            torch.stack([value.detach().float().reshape(()) for value in (norm, *losses.values())])
+            for losses in batches
+        ]
         self._sums.append(torch.stack(rows).mean(0))
 
     @contextlib.contextmanager
@@ -297,7 +319,7 @@ class _Meter:
     ) -> StepRecord:
         """Means since the last record."""
         count = len(self._sums)
-        loss, norm, perceptual, draft, bottleneck, *flow = torch.stack(self._sums).mean(0).tolist()
+        means = dict(zip(self._names, torch.stack(self._sums).mean(0).tolist(), strict=True))
         self._tick()
         record = StepRecord(
             step=step,
@@ -306,12 +328,9 @@ class _Meter:
             seconds=self.seconds,
             images_per_second=count * images_per_step / max(1e-9, self.seconds - self._since),
             learning_rate=rate,
-            gradient_norm=norm,
-            loss=loss,
-            flow=tuple(flow),
-            perceptual=perceptual,
-            draft=draft,
-            bottleneck=bottleneck,
+            gradient_norm=means.pop("gradient_norm"),
+            loss=means.pop("total"),
+            losses=means,
             validation_psnr_db=psnr,
         )
         self._reset()
@@ -321,19 +340,6 @@ class _Meter:
         now = time.perf_counter()
         self.seconds += now - self._mark
         self._mark = now
-
-
-def _parameter_groups(objective: TokenizerObjective, config: TrainConfig) -> list[dict[str, Any]]:
-    """All that learns, in two groups where layers start from principal components."""
-    tokenizer = objective.tokenizer
-    linear = [tokenizer.encoder.linear, tokenizer.decoder.network.reader.linear]
-    slow = {id(p) for layer in linear for p in layer.parameters()} if config.start.principal_components else set()
-    learning = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if id(p) not in slow], "relative_rate": 1.0},
-        {"params": [p for p in learning if id(p) in slow], "relative_rate": config.optimiser.principal_rate},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _find_state(run_dir: Path, *, resume: bool) -> Path | None:
@@ -347,7 +353,7 @@ def _find_state(run_dir: Path, *, resume: bool) -> Path | None:
     return None
 
 
-def _check_crop(config: TrainConfig, tokenizer: Tokenizer) -> None:
+def _check_crop(config: RunConfig, tokenizer: Tokenizer) -> None:
     size, multiple = config.data.crop.size, math.lcm(tokenizer.decoder.side_multiple, tokenizer.stride)
     if size % multiple:
         raise ConfigError(
@@ -356,14 +362,14 @@ def _check_crop(config: TrainConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def _training_flops(objective: nn.Module, config: TrainConfig) -> float:
+def _training_flops(objective: Objective, config: RunConfig) -> float:
     """Operations of forward and backward for one image, on a copy that is then thrown away."""
     twin = copy.deepcopy(objective).train()
     size = config.data.crop.size
     image = torch.zeros(1, 3, size, size, device=next(twin.parameters()).device)
 
     def step() -> None:
-        loss, _ = twin(image, 0)
+        loss, _ = twin(image, 0, 0.0)
         loss.backward()
 
     return count_flops(step)

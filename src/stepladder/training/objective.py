@@ -1,76 +1,77 @@
-"""The objective of a run as one module: whatever gradients flow through is inside its forward.
+"""What a run learns, as one module: whatever gradients flow through is inside its forward.
 
 Several processes average gradients in the hooks of the wrapper around this module, and those run only when its forward
 is called: a call that goes around the wrapper would silently train each process on its own.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, EfficientNetLite0, LadderLoss, draw_stages, ladder_loss
-from stepladder.randomness import generator
 from stepladder.tokenizer import Tokenizer
-from stepladder.training.config import LossConfig
 
-__all__ = ["ObjectiveResult", "TokenizerObjective", "batch_seed"]
+__all__ = ["Objective", "ParameterGroup", "batch_seed"]
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectiveResult:
-    """A loss and its parts."""
+class ParameterGroup:
+    """Parameters that learn at one rate."""
 
-    loss: Float[Tensor, ""]
-    """What is minimised."""
-    parts: LadderLoss
-    bottleneck: Float[Tensor, ""]
+    parameters: list[nn.Parameter]
+    relative_rate: float = 1.0
+    """Rate, relative to that of the configuration."""
+    player: str = "tokenizer"
+    """Gradients of one player are clipped together, and apart from those of another."""
 
 
-class TokenizerObjective(nn.Module):
-    """Encoder, bottleneck and decoder trained together, or the decoder on a frozen encoder."""
+class Objective(nn.Module, ABC):
+    """A tokenizer, what teaches it, and their loss."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, config: LossConfig, features: EfficientNetLite0 | None, *, train_encoder: bool
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Holds what is trained, averaged, validated and exported."""
         super().__init__()
         self.tokenizer = tokenizer
-        self.config = config
-        self.features = features
-        self.train_encoder = train_encoder
-        tokenizer.encoder.requires_grad_(train_encoder)
-        tokenizer.bottleneck.requires_grad_(train_encoder)
 
-    def train(self, mode: bool = True) -> "TokenizerObjective":
-        """A frozen encoder and the feature network stay in evaluation mode."""
+    @abstractmethod
+    def forward(
+        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of a batch.
+
+        Args:
+            images: In [-1, 1].
+            seed: All noise and times follow from it.
+            progress: Share of the run that is over, in [0, 1).
+
+        Returns:
+            What gradients are taken of, and the losses by the names that records give them; "total" among them.
+        """
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All that learns."""
+        return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
+
+    def opponent(self) -> nn.Module | None:
+        """What learns beside the tokenizer: kept in checkpoints, not exported."""
+        return None
+
+    def frozen(self) -> Iterable[nn.Module]:
+        """Parts that stay in evaluation mode."""
+        return ()
+
+    def networks(self) -> Iterable[nn.Module]:
+        """Parts that are worth compiling."""
+        return (self.tokenizer.encoder, self.tokenizer.decoder.network)
+
+    def train(self, mode: bool = True) -> "Objective":
+        """Sets the mode of all parts but the frozen ones."""
         super().train(mode)
-        if self.features is not None:
-            self.features.eval()
-        if not self.train_encoder:
-            self.tokenizer.encoder.eval()
-            self.tokenizer.bottleneck.eval()
+        for part in self.frozen():
+            part.eval()
         return self
-
-    def forward(self, images: Float[Tensor, "b 3 H W"], seed: int) -> tuple[Tensor, ObjectiveResult]:
-        """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
-        draw = generator(seed, images.device)
-        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
-            coded = self.tokenizer.bottleneck(self.tokenizer.encoder(images), draw)
-        decoder = self.tokenizer.decoder
-        context = decoder.context(coded.latent)
-        parts = ladder_loss(
-            decoder.denoiser(context, floor=NOISE_FLOOR_IN_TRAINING),
-            decoder.schedule,
-            images,
-            context.draft,
-            draw_stages(decoder.schedule, images, draw),
-            target=self.config.target,
-            features=self.features,
-        )
-        loss = torch.stack(parts.flow).sum() + coded.loss
-        loss = loss + self.config.perceptual_weight * parts.perceptual + self.config.draft_weight * parts.draft
-        return loss, ObjectiveResult(loss=loss, parts=parts, bottleneck=coded.loss)
 
 
 def batch_seed(seed: int, step: int, micro_batch: int, process: int) -> int:

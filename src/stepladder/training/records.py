@@ -31,11 +31,9 @@ class StepRecord:
     learning_rate: float
     gradient_norm: float
     loss: float
-    flow: tuple[float, ...]
-    """Of each stage, coarse first."""
-    perceptual: float
-    draft: float
-    bottleneck: float
+    """Sum of the weighted losses; of the tokenizer, where it has an opponent."""
+    losses: dict[str, float]
+    """Each loss by name, before its weight; those of stages end in the stage, coarse first."""
     validation_psnr_db: dict[str, float] | None = None
     """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the noise-free draft."""
 

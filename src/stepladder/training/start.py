@@ -3,7 +3,7 @@
 import torch
 
 from stepladder.bottlenecks import KLBottleneck
-from stepladder.data import CropConfig, ImageSource, training_loader
+from stepladder.data import CropConfig, open_source, training_loader
 from stepladder.errors import ConfigError
 from stepladder.randomness import generator
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
@@ -15,7 +15,7 @@ _PRINCIPAL_BATCH, _PRINCIPAL_BATCHES = 16, 16
 _NARROW_LOG_VARIANCE = -6.0
 
 
-def make_tokenizer(config: TrainConfig, source: ImageSource) -> Tokenizer:
+def make_tokenizer(config: TrainConfig) -> Tokenizer:
     """Builds the tokenizer of a run with the weights that it starts from; the same on every process.
 
     Raises:
@@ -28,7 +28,7 @@ def make_tokenizer(config: TrainConfig, source: ImageSource) -> Tokenizer:
         tokenizer = Tokenizer(config.tokenizer)
     start = config.start
     if start.principal_components:
-        _start_from_principal_components(tokenizer, config, source)
+        _start_from_principal_components(tokenizer, config)
     if start.encoder_from is not None:
         other = Tokenizer.from_pretrained(start.encoder_from)
         if _encoder_settings(other.config) != _encoder_settings(config.tokenizer):
@@ -58,9 +58,10 @@ def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
     return config.latent_channels, config.encoder.stride, config.decoder
 
 
-def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig, source: ImageSource) -> None:
+def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) -> None:
     """Makes encoder and draft a linear block code of the training images."""
     size = config.data.crop.size
+    source = open_source(config.data.train)
     batches = training_loader(source, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)
     images = torch.cat([next(batches) for _ in range(_PRINCIPAL_BATCHES)])
     channels = config.tokenizer.latent_channels

@@ -3,14 +3,14 @@
 A checkpoint is a folder. It is written under a temporary name beside its place, synchronised to the disk, and only then
 renamed; older ones are removed after that. A folder with a final name is therefore always whole.
 
-What a run needs to go on bit for bit is small: weights, their average, the optimiser and the step. Data order, crops,
-noise and learning rate are functions of (seed, step) and are not stored.
+What a run needs to go on bit for bit is small: weights (a discriminator's, too), their average, the optimiser and the
+step. Data order, crops, noise and learning rate are functions of (seed, step) and are not stored.
 """
 
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class RunState:
     step: int
     """Optimiser steps taken."""
     model: dict[str, Any]
+    opponent: dict[str, Any]
+    """What learns beside the tokenizer: the discriminator of an adversarial distillation."""
     ema: dict[str, Any]
     optimiser: dict[str, Any]
 
@@ -46,7 +48,7 @@ def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / _STATE_FILE).open("wb") as file:
-            torch.save({"step": state.step, "model": state.model, "ema": state.ema, "optimiser": state.optimiser}, file)
+            torch.save({field.name: getattr(state, field.name) for field in fields(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         if place.exists():
@@ -78,7 +80,7 @@ def load_state(place: Path) -> RunState:
     """
     try:
         data = torch.load(place / _STATE_FILE, map_location="cpu", weights_only=True)
-        return RunState(step=data["step"], model=data["model"], ema=data["ema"], optimiser=data["optimiser"])
+        return RunState(**data)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(

@@ -1,0 +1,57 @@
+"""Decoders of the diffusers library, to measure against.
+
+They have the sizes of the decoders in common use and fresh random weights: weights do not matter for time, so nothing
+is fetched, and nothing is said about quality. The encoders that come with them are thrown away.
+"""
+
+from types import ModuleType
+
+from torch import nn
+
+from stepladder.benchmarking import Contender, single_pass_contender
+from stepladder.errors import ConfigError, MissingDependencyError
+from stepladder.nn.blocks import channels_last
+
+__all__ = ["DECODERS", "autoencoder_kl", "autoencoder_tiny", "find_decoders"]
+
+_LATENT_CHANNELS, _STRIDE = 4, 8
+
+
+def autoencoder_kl() -> Contender:
+    """The decoder of `AutoencoderKL` in the shape of Stable Diffusion's (f8c4, 49.5 million parameters).
+
+    Raises:
+        MissingDependencyError: If diffusers is not installed.
+    """
+    model = _diffusers().AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=_LATENT_CHANNELS,
+        norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    return _contender("autoencoder-kl", nn.Sequential(model.post_quant_conv, model.decoder))
+
+
+def autoencoder_tiny() -> Contender:
+    """The decoder of `AutoencoderTiny` as it is by default (f8c4, 1.2 million parameters).
+
+    Raises:
+        MissingDependencyError: If diffusers is not installed.
+    """
+    return _contender("autoencoder-tiny", _diffusers().AutoencoderTiny(latent_channels=_LATENT_CHANNELS).decoder)
+
+
+DECODERS = {"kl": autoencoder_kl, "tiny": autoencoder_tiny}
+"""By the names that the command line takes."""
+
+
+def find_decoders(names: Sequence[str]) -> list[Contender]:
+    ...
+
+
+def _contender(name: str, network: nn.Module) -> Contender:
+    """Weights are laid out channels last, in which both decode faster on a CPU."""
+    network = channels_last(network.eval().requires_grad_(False))
+    return single_pass_contender(name, network, latent_channels=_LATENT_CHANNELS, stride=_STRIDE)

@@ -1,0 +1,112 @@
+"""Training of a tokenizer: encoder, bottleneck and decoder together, or the decoder on a frozen encoder."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FeaturePyramid, draw_stages, feature_network, ladder_loss
+from stepladder.randomness import generator
+from stepladder.tokenizer import Tokenizer
+from stepladder.training.config import LossConfig, TrainConfig
+from stepladder.training.loop import run
+from stepladder.training.objective import Objective, ParameterGroup
+from stepladder.training.records import StepRecord
+from stepladder.training.start import make_tokenizer
+
+__all__ = ["TokenizerObjective", "train"]
+
+
+def train(
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    on_record: Callable[[StepRecord], None] = lambda _: None,
+    stop_after: int | None = None,
+) -> Path:
+    """Trains a tokenizer; arguments, result and errors are those of `loop.run`."""
+
+    def objective() -> TokenizerObjective:
+        return TokenizerObjective(
+            make_tokenizer(config),
+            config.loss,
+            feature_network() if config.loss.perceptual_weight else None,
+            train_encoder=config.start.train_encoder,
+            principal_rate=config.optimiser.principal_rate if config.start.principal_components else 1.0,
+        )
+
+    return run(config, objective, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+
+
+class TokenizerObjective(Objective):
+    """The flow loss of the ladder, with the perceptual distance, the draft and what the bottleneck adds."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: LossConfig,
+        features: FeaturePyramid | None,
+        *,
+        train_encoder: bool,
+        principal_rate: float = 1.0,
+    ) -> None:
+        super().__init__(tokenizer)
+        self.config = config
+        self.features: Any = features
+        self.train_encoder = train_encoder
+        self.principal_rate = principal_rate
+        tokenizer.encoder.requires_grad_(train_encoder)
+        tokenizer.bottleneck.requires_grad_(train_encoder)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Layers that start from principal components learn at a rate of their own."""
+        if self.principal_rate == 1:
+            return super().parameter_groups()
+        linear = (self.tokenizer.encoder.linear, self.tokenizer.decoder.network.reader.linear)
+        slow = {id(p) for layer in linear for p in layer.parameters()}
+        learning = [p for p in self.parameters() if p.requires_grad]
+        return [
+            ParameterGroup([p for p in learning if id(p) not in slow]),
+            ParameterGroup([p for p in learning if id(p) in slow], relative_rate=self.principal_rate),
+        ]
+
+    def frozen(self) -> Iterable[nn.Module]:
+        """The feature network, and an encoder that does not learn."""
+        if isinstance(self.features, nn.Module):
+            yield self.features
+        if not self.train_encoder:
+            yield self.tokenizer.encoder
+            yield self.tokenizer.bottleneck
+
+    def forward(
+        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float = 0.0
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
+        draw = generator(seed, images.device)
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            coded = self.tokenizer.bottleneck(self.tokenizer.encoder(images), draw)
+        decoder = self.tokenizer.decoder
+        context = decoder.context(coded.latent)
+        parts = ladder_loss(
+            decoder.denoiser(context, floor=NOISE_FLOOR_IN_TRAINING),
+            decoder.schedule,
+            images,
+            context.draft,
+            draw_stages(decoder.schedule, images, draw, shift=self.config.time_shift),
+            target=self.config.target,
+            features=self.features,
+        )
+        loss = torch.stack(parts.flow).sum() + coded.loss
+        loss = loss + self.config.perceptual_weight * parts.perceptual + self.config.draft_weight * parts.draft
+        losses = {
+            "total": loss,
+            **{f"flow_{i}": part for i, part in enumerate(parts.flow)},
+            "perceptual": parts.perceptual,
+            "draft": parts.draft,
+            "bottleneck": coded.loss,
+        }
+        return loss, losses

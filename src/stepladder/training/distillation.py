@@ -1,0 +1,217 @@
+"""Distillation runs: a many-step teacher, and a student that takes each scale in one network evaluation.
+
+The student is the teacher's twin and starts from its weights (those that were exported: the averaged ones). Encoder and
+bottleneck are shared and frozen; the teacher stays in evaluation mode. The mathematics is in `losses.distillation` and
+`losses.adversarial`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stepladder.losses import (
+    Climb,
+    DiscriminatorHeads,
+    FeaturePyramid,
+    balanced_gradient,
+    discriminator_loss,
+    feature_distance,
+    feature_network,
+    perceptual_distance,
+    renoised_climb,
+    shared_start_climb,
+    student_loss,
+)
+from stepladder.randomness import generator
+from stepladder.samplers import Denoiser
+from stepladder.tokenizer import Tokenizer
+from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
+from stepladder.training.loop import run
+from stepladder.training.objective import Objective, ParameterGroup
+from stepladder.training.records import StepRecord
+
+__all__ = ["AdversarialObjective", "RegressObjective", "distill", "make_student"]
+
+
+def distill(
+    config: DistillConfig,
+    run_dir: Path,
+    *,
+    features: FeaturePyramid | None = None,
+    resume: bool = False,
+    on_record: Callable[[StepRecord], None] = lambda _: None,
+    stop_after: int | None = None,
+) -> Path:
+    """Distils a model to one network evaluation per scale.
+
+    Args:
+        config: The run.
+        run_dir: Where its files go; without `resume` it must hold no run yet.
+        features: Frozen network of the perceptual loss and of the discriminator, a module; by default
+            EfficientNet-Lite0 with its ImageNet weights.
+        resume: Go on from the newest checkpoint there, discriminator included.
+        on_record: Called with every record, by the main process.
+        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end.
+
+    Returns:
+        Folder of the student (averaged weights); its `steps_per_stage` is 1.
+
+    Raises:
+        CheckpointError: If the teacher cannot be loaded.
+        OutputError: If the folder holds another run, or cannot be written.
+        DataError: If the data cannot be used.
+        TrainingError: If the loss stops being finite.
+    """
+
+    def objective() -> Objective:
+        teacher = Tokenizer.from_pretrained(config.teacher)
+        student = make_student(teacher)
+        match config.recipe:
+            case RegressConfig() as recipe:
+                wanted = features or (feature_network() if recipe.perceptual_weight else None)
+                return RegressObjective(student, teacher, recipe, wanted)
+            case AdversarialConfig() as recipe:
+                with torch.random.fork_rng(devices=[]):
+                    torch.set_rng_state(generator(config.seed).get_state())
+                    return AdversarialObjective(student, teacher, recipe, features or feature_network())
+
+    return run(config, objective, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+
+
+def make_student(teacher: Tokenizer) -> Tokenizer:
+    """A twin of the teacher with its weights, that takes one step per scale."""
+    student = Tokenizer(replace(teacher.config, steps_per_stage=1, description=""))
+    student.load_state_dict(teacher.state_dict())
+    return student
+
+
+class _DistillationObjective(Objective):
+    """What both recipes share: a frozen teacher and encoder, and denoisers of a batch."""
+
+    def __init__(self, student: Tokenizer, teacher: Tokenizer, features: FeaturePyramid | None) -> None:
+        super().__init__(student)
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.features: Any = features
+        student.encoder.requires_grad_(False)
+        student.bottleneck.requires_grad_(False)
+
+    def frozen(self) -> Iterable[nn.Module]:
+        """All but the student's decoder and the discriminator."""
+        yield from (self.teacher, self.tokenizer.encoder, self.tokenizer.bottleneck)
+        if isinstance(self.features, nn.Module):
+            yield self.features
+
+    def networks(self) -> Iterable[nn.Module]:
+        """The student's, and the teacher's decoder."""
+        return (*super().networks(), self.teacher.decoder.network)
+
+    def denoisers(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Denoiser, Denoiser]:
+        """Student and teacher, both bound to the latents of the images."""
+        student, teacher = self.tokenizer.decoder, self.teacher.decoder
+        with torch.no_grad():
+            latent = self.tokenizer.bottleneck(self.tokenizer.encoder(images)).latent
+            taught = teacher.context(latent)
+        return student.denoiser(student.context(latent)), teacher.denoiser(taught)
+
+
+class RegressObjective(_DistillationObjective):
+    """The student's step is regressed on the teacher's steps; see `losses.distillation`."""
+
+    def __init__(
+        self, student: Tokenizer, teacher: Tokenizer, config: RegressConfig, features: FeaturePyramid | None
+    ) -> None:
+        super().__init__(student, teacher, features)
+        self.config = config
+
+    def forward(
+        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of a batch of images in [-1, 1]; all noise follows from `seed`."""
+        student, teacher = self.denoisers(images)
+        climb = shared_start_climb(
+            student,
+            teacher,
+            self.tokenizer.schedule,
+            shape=images.shape,
+            generator=generator(seed, images.device),
+            teacher_steps=self.config.teacher_steps,
+            unrolled=progress >= self.config.unrolled_from,
+        )
+        perceptual = images.new_zeros(())
+        if self.features is not None and self.config.perceptual_weight:
+            perceptual = perceptual_distance(self.features, climb.image, images).mean()
+        loss = torch.stack(climb.errors).sum() + self.config.perceptual_weight * perceptual
+        return loss, {"total": loss, **_by_stage(climb), "perceptual": perceptual}
+
+
+class AdversarialObjective(_DistillationObjective):
+    """Teacher, feature network and discriminator judge what the student decodes.
+
+    The losses on the image are balanced where they meet, at the image: each sends its gradient there, and one backward
+    pass carries their sum through the student. Discriminator and student learn from the same batch; the heads see the
+    image without its history, and the student sees the heads as constants.
+    """
+
+    def __init__(
+        self, student: Tokenizer, teacher: Tokenizer, config: AdversarialConfig, features: FeaturePyramid
+    ) -> None:
+        super().__init__(student, teacher, features)
+        self.config = config
+        self.heads = DiscriminatorHeads(features.channels, config.head_width)
+
+    def opponent(self) -> nn.Module:
+        """The discriminator."""
+        return self.heads
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Student and discriminator, clipped apart."""
+        learning = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        heads = ParameterGroup(list(self.heads.parameters()), self.config.head_rate, player="discriminator")
+        return [ParameterGroup(learning), heads]
+
+    def forward(
+        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
+        config = self.config
+        student, teacher = self.denoisers(images)
+        climb = renoised_climb(
+            student,
+            teacher,
+            self.tokenizer.schedule,
+            shape=images.shape,
+            generator=generator(seed, images.device),
+            teacher_steps=config.teacher_steps,
+        )
+        with torch.enable_grad():
+            leaf = climb.image.detach().requires_grad_()
+            found = self.features.pyramid(leaf)
+            with torch.no_grad():
+                real = self.features.pyramid(images)
+            perceptual = feature_distance(found, real).mean()
+            adversarial = student_loss(self.heads(found))
+            distance = config.distillation_weight * torch.stack(climb.errors).sum()
+            (towards_teacher,) = torch.autograd.grad(distance, climb.image, retain_graph=True)
+            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, leaf, retain_graph=True)
+            (towards_fooling,) = torch.autograd.grad(adversarial, leaf)
+        share = config.adversarial_share if progress >= config.adversarial_from else 0.0
+        gradient = balanced_gradient(towards_teacher + towards_real, towards_fooling, share) - towards_teacher
+        discriminator = discriminator_loss(self.heads(real), self.heads([layer.detach() for layer in found]))
+        total = distance + config.perceptual_weight * perceptual
+        losses = {
+            "total": total,
+            **_by_stage(climb),
+            "perceptual": perceptual,
+            "adversarial": adversarial,
+            "discriminator": discriminator,
+        }
+        return distance + (climb.image * gradient).sum() + discriminator, losses
+
+
+def _by_stage(climb: Climb) -> dict[str, Tensor]:
+    return {f"teacher_{i}": error for i, error in enumerate(climb.errors)}

@@ -1,0 +1,282 @@
+"""Tiles: the same image as the whole, bit by bit of the way up, without a seam."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stepladder import Tokenizer, presets
+from stepladder.decoders import Context, ConvDecoder, LadderDecoder
+from stepladder.decoders.tiling import Tile, predict_in_tiles, tiles
+from stepladder.encoders import ConvEncoderConfig
+from stepladder.randomness import generator, generators
+from stepladder.samplers import Prediction, sample
+from stepladder.stages import StageSchedule, down, up
+from stepladder.tokenizer import LadderConfig, TokenizerConfig
+
+
+def built(num_stages: int = 3, stride: int = 8, prediction: str = "clean", tile: int = 2048) -> Tokenizer:
+    """A tokenizer away from its initial weights, where layers that start at zero hide what is behind them."""
+    tiny = presets.tiny()
+    config = replace(
+        tiny,
+        encoder=replace(tiny.encoder, stride=stride),
+        decoder=replace(tiny.decoder, prediction=prediction),
+        ladder=LadderConfig(num_stages=num_stages),
+        tile=tile,
+    )
+    tokenizer, draw = Tokenizer(config), generator(0)
+    with torch.no_grad():
+        for name, parameter in tokenizer.named_parameters():
+            parameter.normal_(0, 0.7 * max(1, parameter[0].numel()) ** -0.5, generator=draw)
+            if name.endswith("gain"):
+                parameter.fill_(1)
+    return tokenizer.eval()
+
+
+def a_latent(height: int, width: int, count: int = 1) -> Tensor:
+    return torch.randn(count, 16, height, width, generator=generator(1))
+
+
+def sides_seen(tokenizer: Tokenizer) -> list[tuple[int, int, int]]:
+    """Fills with the downscale, height and width of each evaluation of the network from now on."""
+    seen: list[tuple[int, int, int]] = []
+
+    def note(_: nn.Module, inputs: tuple) -> None:
+        x, _, downscale, *_ = inputs
+        seen.append((downscale, x.shape[2], x.shape[3]))
+
+    tokenizer.decoder.network.register_forward_pre_hook(note)
+    return seen
+
+
+def a_seam_shows(tokenizer: Tokenizer, tile: int = 32) -> bool:
+    """Whether an image in tiles differs from the whole more along the edges of tiles than elsewhere."""
+    latent = a_latent(24, 24)
+    whole, tiled = (tokenizer.decode(latent, steps=1, tile=side) for side in (0, tile))
+    difference = (tiled - whole).abs().amax(dim=(0, 1))
+    near = torch.arange(192) % tile  # pixels to the last edge
+    edge = (near < 4) | (near >= tile - 4)
+    edge[:4] = edge[-4:] = False  # the borders of the image are no edges
+    at_edges, elsewhere = edge[:, None] | edge[None, :], ~(edge[:, None] | edge[None, :])
+    return bool(difference[at_edges].max() > 2 * difference[elsewhere].max() + 1e-6)
+
+
+class Blur(nn.Module):
+    """A network that sees one pixel around each, the draft and the image below, and notes all shapes."""
+
+    side_multiple = 4
+    tile_margin = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, ...]] = []
+
+    def context(self, latent: Tensor) -> Context:
+        return Context(features=latent, draft=latent[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
+
+    def forward(
+        self, x: Tensor, coordinate: Tensor, downscale: int, context: Context, below: Tensor | None
+    ) -> Tensor:
+        self.calls.append((downscale, *x.shape[2:], *context.features.shape[2:], *context.draft.shape[2:]))
+        assert (below is None) == (downscale == 4)
+        guess = down(context.draft, downscale) if below is None else up(below)
+        return F.avg_pool2d(x + guess, 3, stride=1, padding=1)
+
+
+# ----------------------------------------------------------------------------------------------------------- geometry
+
+
+def test_tiles_cover_each_pixel_once_and_see_a_margin_inside_the_image_only():
+    seen = torch.zeros(40, 72)
+    found = list(tiles((40, 72), 32, 8))
+    for tile in found:
+        rows, columns = tile.kept
+        seen[rows.start : rows.stop, columns.start : columns.stop] += 1
+    assert torch.equal(seen, torch.ones(40, 72))
+    assert [tile.kept[1] for tile in found[:3]] == [range(32), range(32, 64), range(64, 72)]
+    assert [tile.read[1] for tile in found[:3]] == [range(40), range(24, 72), range(56, 72)]
+    assert [tile.read[0] for tile in found[::3]] == [range(40), range(24, 40)]
+
+
+def test_tiles_inside_an_image_are_all_of_one_shape():
+    shapes = {tuple(len(span) for span in t.read) for t in tiles((160, 160), 32, 16) if 0 not in (t.read[0][0], t.read[1][0])}
+    assert (64, 64) in shapes
+    assert len(shapes) == 4  # and those that end at a border
+
+
+def test_a_tile_is_cut_out_of_every_grid_that_covers_the_image_and_pasted_back():
+    tile = Tile(size=(32, 64), kept=(range(8, 16), range(32, 64)), read=(range(32), range(16, 64)))
+    pixels = torch.rand(2, 3, 32, 64, generator=generator(0))
+    assert torch.equal(tile.cut(pixels), pixels[:, :, :, 16:])
+    assert torch.equal(tile.cut(down(pixels)), down(pixels)[:, :, :, 8:])
+    assert torch.equal(tile.cut(down(pixels, 16)), down(pixels, 16)[:, :, :, 1:])
+    assert torch.equal(tile.cut(up(pixels)), up(pixels)[:, :, :, 32:])
+    whole = torch.zeros_like(pixels)
+    tile.paste(tile.cut(pixels), whole)
+    assert torch.equal(whole[:, :, 8:16, 32:], pixels[:, :, 8:16, 32:])
+    assert whole.count_nonzero() == whole[:, :, 8:16, 32:].count_nonzero()
+
+
+def test_a_tile_that_would_cut_a_cell_in_two_is_a_broken_invariant():
+    tile = Tile(size=(32, 32), kept=(range(8, 16), range(8, 16)), read=(range(8, 16), range(8, 16)))
+    with pytest.raises(AssertionError, match="pixel 8 of 32 lies inside one of 2 cells"):
+        tile.cut(torch.zeros(1, 1, 2, 2))
+
+
+def test_predictions_of_tiles_are_put_together():
+    x = torch.rand(2, 3, 24, 40, generator=generator(0))
+
+    def predict(cut):
+        return Prediction(clean=2 * cut(x), velocity=-cut(x))
+
+    found = predict_in_tiles(predict, x, side=16, margin=8)
+    assert torch.equal(found.clean, 2 * x)
+    assert torch.equal(found.velocity, -x)
+
+
+# -------------------------------------------------------------------------------------------------------------- reach
+
+
+@pytest.mark.parametrize(("depth", "coarse_depth", "margin"), [(0, 0, 16), (1, 0, 32), (1, 1, 48), (2, 3, 96)])
+def test_the_margin_is_how_far_the_network_sees_and_no_more(depth, coarse_depth, margin):
+    config = replace(presets.tiny().decoder, depth=depth, coarse_depth=coarse_depth)
+    network = ConvDecoder(config, 16, 8).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.01)
+    assert network.tile_margin == margin
+    context = network.context(a_latent(36, 1))
+    for seen, spoilt in [(margin, False), (margin - 8, True)]:
+        # Not-a-number goes wherever a convolution looks. The tile is the 8 rows from pixel 136 on.
+        x = torch.full((1, 3, 288, 8), torch.nan)
+        x[:, :, 136 - seen : 144 + seen] = 0
+        found = network(x, torch.tensor([0.5]), 1, context, None)[:, :, 136:144]
+        assert bool(found.isnan().any()) == spoilt
+
+
+def test_the_margin_holds_whole_cells_of_the_latent():
+    config = replace(presets.tiny().decoder, coarse_depth=0, depth=0)
+    assert ConvDecoder(config, 16, 16).tile_margin == 16
+    assert ConvDecoder(replace(config, depth=1, coarse_depth=1), 16, 32).tile_margin == 64
+
+
+# ------------------------------------------------------------------------------------------------------- equivalence
+
+
+@pytest.mark.parametrize("prediction", ["clean", "velocity"])
+@pytest.mark.parametrize(("num_stages", "stride"), [(3, 8), (3, 16), (1, 8), (1, 4), (2, 8)])
+def test_an_image_in_tiles_is_the_whole_image(num_stages, stride, prediction):
+    tokenizer = built(num_stages, stride, prediction)
+    seen = sides_seen(tokenizer)
+    latent = a_latent(184 // stride, 208 // stride, count=2)
+    options = {"seeds": [4, 9], "steps": 2, "size": (176, 191)}
+    whole = tokenizer.decode(latent, tile=0, **options)
+    assert max(height for _, height, _ in seen) > 160
+    seen.clear()
+    tiled = tokenizer.decode(latent, tile=32, **options)
+    assert max(height for downscale, height, _ in seen if downscale == 1) == 32 + 2 * 48
+    assert tiled.shape == (2, 3, 176, 191)
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+    assert whole.std() > 0.05
+
+
+def test_every_rung_in_tiles_is_that_of_the_whole():
+    tokenizer = built()
+    latent = a_latent(24, 20)
+    whole, tiled = (list(tokenizer.decode_progressively(latent, steps=1, tile=side)) for side in (0, 32))
+    assert [rung.shape[2] for rung in tiled] == [48, 96, 192]
+    assert torch.equal(tiled[0], whole[0])
+    for a, b in zip(tiled[1:], whole[1:], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        assert not torch.equal(a, b)  # it was in tiles, and rounds in another order
+
+
+def test_no_seam_shows_and_without_a_margin_one_would(monkeypatch):
+    tokenizer = built()
+    assert not a_seam_shows(tokenizer)
+    monkeypatch.setattr(ConvDecoder, "tile_margin", 0)
+    assert a_seam_shows(tokenizer)
+
+
+def test_a_tile_no_smaller_than_the_image_is_the_whole_bit_for_bit():
+    tokenizer = built()
+    latent = a_latent(8, 12)
+    whole = tokenizer.decode(latent, steps=1, tile=0)
+    for tile in (96, 128):
+        assert torch.equal(tokenizer.decode(latent, steps=1, tile=tile), whole)
+
+
+def test_an_image_in_tiles_decodes_alone_as_in_a_batch():
+    tokenizer = built()
+    latent = a_latent(12, 12, count=2)
+    together = tokenizer.decode(latent, seeds=[1, 2], steps=1, tile=32)
+    alone = tokenizer.decode(latent[1:], seeds=[2], steps=1, tile=32)
+    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
+
+
+# --------------------------------------------------------------------------------------------------- what is in tiles
+
+
+def test_the_first_stage_of_a_ladder_sees_the_whole_image_and_finer_ones_do_not():
+    network, schedule = Blur(), StageSchedule.uniform(3)
+    decoder = LadderDecoder(network, schedule, "clean")
+    context = decoder.context(a_latent(16, 16))
+    noise = {"size": (128, 128), "steps": 1}
+    whole = sample(decoder.denoiser(context), schedule, generators=generators([3]), **noise)
+    network.calls.clear()
+    tiled = sample(decoder.denoiser(context, tile=16), schedule, generators=generators([3]), **noise)
+    torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=0)
+
+    coarse, middle, fine = ([call for call in network.calls if call[0] == scale] for scale in (4, 2, 1))
+    assert coarse == [(4, 32, 32, 16, 16, 128, 128)]
+    assert len(middle) == 4 * 4
+    assert set(middle) == {(2, h, w, h // 4, w // 4, 2 * h, 2 * w) for h in (24, 32) for w in (24, 32)}
+    assert len(fine) == 8 * 8
+    assert set(fine) == {(1, h, w, h // 8, w // 8, h, w) for h in (24, 32) for w in (24, 32)}
+
+
+def test_the_only_stage_of_a_ladder_with_one_is_in_tiles():
+    tokenizer = built(num_stages=1)
+    seen = sides_seen(tokenizer)
+    tokenizer.decode(a_latent(4, 8), steps=2, tile=32)
+    assert seen == [(1, 32, 64), (1, 32, 64)] * 2
+
+
+def test_tiles_begin_above_the_configured_side_and_not_at_it():
+    tokenizer = built(tile=64)
+    seen = sides_seen(tokenizer)
+    tokenizer.decode(a_latent(8, 4), steps=1)
+    assert seen == [(4, 16, 8), (2, 32, 16), (1, 64, 32)]
+    seen.clear()
+    tokenizer.decode(a_latent(4, 12), steps=1)
+    assert seen == [(4, 8, 24), (2, 16, 48), (1, 32, 96), (1, 32, 80)]
+    seen.clear()
+    tokenizer.decode(a_latent(4, 12), steps=1, tile=0)
+    assert seen == [(4, 8, 24), (2, 16, 48), (1, 32, 96)]
+
+
+def test_a_network_that_looks_at_the_whole_image_gets_it(monkeypatch):
+    monkeypatch.setattr(ConvDecoder, "tile_margin", None)
+    tokenizer = built(tile=32)
+    seen = sides_seen(tokenizer)
+    tokenizer.decode(a_latent(8, 8), steps=1)
+    tokenizer.decode(a_latent(8, 8), steps=1, tile=0)
+    assert seen == [(4, 16, 16), (2, 32, 32), (1, 64, 64)] * 2
+    text = r"^Tile side 32 does not fit a decoder that looks at the whole image\. Leave it out\.$"
+    with pytest.raises(ValueError, match=text):
+        tokenizer.decode(a_latent(8, 8), tile=32)
+
+
+def test_the_default_side_fits_every_ladder_and_encoder():
+    for num_stages in range(1, 9):
+        for stride in (4, 8, 16):
+            config = replace(
+                presets.tiny(),
+                ladder=LadderConfig(num_stages=num_stages),
+                encoder=ConvEncoderConfig(stride=stride, width=4, depth=0, latent_depth=0),
+            )
+            with torch.device("meta"):
+                assert Tokenizer(config).tile_side() == TokenizerConfig().tile
