@@ -49,13 +49,15 @@ check: $(READY)  ## Lint, formatting, types, import layers, generated tables
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
+	$(BIN)/python benchmarks/plots.py --check
 
 format: $(READY)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-tables: $(READY)  ## Write the tables of README.md and docs/ from benchmarks/results
+tables: $(READY)  ## Write the tables and plots of README.md and docs/ from benchmarks/results
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/plots.py
 
 clean:  ## Remove .venv, caches and what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -4,8 +4,8 @@
 
 The photographs ship with scikit-image and scikit-learn; nothing is downloaded. Two things are made: a table by the
 protocol of `stepladder evaluate` (square, 256 pixels), and a comparison picture of squares cut from the photographs at
-their full size. Models with other numbers of steps per stage stand beside each other; where the folder
-`models/photo-base` is there, so does the ordinary full-resolution diffusion decoder.
+their full size. Where the folder `models` is there, so are what the embedded model was distilled from and what it is
+compared with: its many-step teacher, one distilled full-resolution step, and the ordinary full-resolution decoder.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from stepladder.evaluation import evaluate
 from stepladder.images import grid, save_png, to_pil, to_tensor
 
 SIDE = 256
-BASE = Path(__file__).resolve().parent.parent / "models" / "photo-base"
+MODELS = Path(__file__).resolve().parent.parent / "models"
+OTHERS = {"photo-single": 1, "photo-teacher": 8, "photo-base": 8}
+"""Models of that folder, and how many steps they take in each stage."""
 CUTS = {
     "astronaut": (96, 0),
     "cat": (60, 20),
@@ -65,12 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def models() -> list[Model]:
-    """The embedded model at several numbers of steps, and the full-resolution decoder if it is there."""
-    photo = Tokenizer.from_pretrained("photo")
-    found = [Model("photo", photo, steps) for steps in (1, 4, 8)]
-    if BASE.is_dir():
-        found.append(Model("photo-base", Tokenizer.from_pretrained(BASE), 8))
-    return found
+    """The embedded model, and the others if they are there."""
+    others = [
+        Model(name, Tokenizer.from_pretrained(MODELS / name), steps)
+        for name, steps in OTHERS.items()
+        if (MODELS / name).is_dir()
+    ]
+    return [Model("photo", Tokenizer.from_pretrained("photo"), 1), *others]
 
 
 def photographs() -> dict[str, Image.Image]:

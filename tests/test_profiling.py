@@ -1,12 +1,19 @@
-"""Operations, peak and environment."""
+"""Operations, peaks of speed and memory, and environment."""
 
 import json
+import os
 import subprocess
 
+import pytest
 import torch
 
 from stepladder import profiling
-from stepladder.profiling import count_flops, describe_environment, matmul_peak, synchronise
+from stepladder.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+needs_linux = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
 
 
 def test_a_multiplication_and_an_addition_count_as_two():
@@ -60,3 +67,32 @@ def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setattr(profiling.subprocess, "run", missing)
     assert subprocess.run is missing
     assert describe_environment(torch.device("cpu"))["commit"] is None
+
+
+@needs_linux
+def test_the_peak_of_a_call_is_what_it_holds_at_once():
+    def twice():
+        for _ in range(2):
+            torch.ones(16 * MIB)
+
+    held = torch.ones(16 * MIB)
+    assert peak_memory(twice, CPU) == pytest.approx(4 * held.numel(), rel=0.1)  # the kernel counts in large steps
+
+
+@needs_linux
+def test_a_call_that_takes_memory_that_was_free_already_is_seen_to_take_it():
+    buffers = [torch.ones(MIB // 16) for _ in range(256)]
+    del buffers
+    assert peak_memory(lambda: [torch.ones(MIB // 16) for _ in range(256)], CPU) == pytest.approx(64 * MIB, rel=0.1)
+
+
+@needs_linux
+def test_a_call_that_holds_less_than_was_held_before_it_has_a_small_peak():
+    torch.ones(32 * MIB)
+    assert peak_memory(lambda: None, CPU) < 4 * MIB
+
+
+def test_without_a_way_to_measure_it_there_is_no_peak(monkeypatch, tmp_path):
+    assert peak_memory(lambda: None, torch.device("meta")) is None
+    monkeypatch.setattr(profiling, "Path", lambda name: tmp_path / "missing" / "file")
+    assert peak_memory(lambda: None, CPU) is None

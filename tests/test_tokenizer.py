@@ -1,5 +1,6 @@
 """What users hold: names, folders, sizes, seeds, steps, and what is refused."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,30 @@ def test_steps_are_the_tokenizer_s_own_unless_a_call_names_them(tokenizer, image
     assert not torch.equal(tokenizer.decode(code, steps=(1, 2, 2)), tokenizer.decode(code, steps=2))
 
 
+def test_tiles_are_the_tokenizer_s_own_unless_a_call_names_them(tokenizer, images):
+    assert tokenizer.tile_side() == presets.tiny().tile == 1024
+    assert (tokenizer.tile_side(0), tokenizer.tile_side(64)) == (0, 64)
+    code = tokenizer.encode(images)
+    assert torch.equal(tokenizer.decode(code, tile=1024), tokenizer.decode(code))
+    rungs = list(tokenizer.decode_progressively(code, tile=32))
+    assert torch.equal(rungs[-1], tokenizer.decode(code, tile=32))
+
+
+def test_the_side_of_tiles_is_stored_and_read_back(tmp_path):
+    Tokenizer(replace(presets.tiny(), tile=64)).save_pretrained(tmp_path)
+    assert Tokenizer.from_pretrained(tmp_path).tile_side() == 64
+    path = tmp_path / "config.json"
+    data = json.loads(path.read_text("utf-8"))
+    data["tokenizer"]["tile"] = 40
+    path.write_text(json.dumps(data), "utf-8")
+    text = r"^Tile side 40 is not 0 or a multiple of 32\. Pass one, for example 32\.$"
+    with pytest.raises(CheckpointError, match=text):
+        Tokenizer.from_pretrained(tmp_path)
+    del data["tokenizer"]["tile"]  # as earlier versions wrote it
+    path.write_text(json.dumps(data), "utf-8")
+    assert Tokenizer.from_pretrained(tmp_path).tile_side() == 1024
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_images_and_latents_of_other_floats_are_converted(tokenizer, images, dtype):
     code = tokenizer.encode(images.to(dtype))
@@ -164,6 +189,12 @@ def test_what_is_no_batch_of_images_is_refused(tokenizer, bad, text):
         ),
         ((2, 16, 3, 4), {"size": (0, 3)}, r"Size \(0, 3\) does not fit"),
         ((2, 16, 3, 4), {"steps": 0}, r"Steps per stage 0 is less than 1"),
+        (
+            (2, 16, 3, 4),
+            {"tile": 100},
+            r"^Tile side 100 is not 0 or a multiple of 32\. Pass one, for example 96\.$",
+        ),
+        ((2, 16, 3, 4), {"tile": -32}, r"^Tile side -32 is not 0 or a multiple of 32\. Pass one, for example 32\.$"),
         ((2, 16, 3, 4), {"steps": (1, 2)}, r"2 numbers of steps for 3 stages"),
     ],
 )
@@ -273,6 +304,7 @@ def test_the_schedule_follows_from_the_ladder(tokenizer):
         (LadderConfig, {"gamma": math.nan}, r"gamma nan is outside \(0, 1/3\]"),
         (TokenizerConfig, {"latent_channels": 0}, "Latent channels 0 is less than 1"),
         (TokenizerConfig, {"steps_per_stage": 0}, "Steps per stage 0 is less than 1"),
+        (TokenizerConfig, {"tile": -1}, r"^Tile side -1 is negative\. Pass the side of a tile, or 0 for no tiles\.$"),
         (ConvEncoderConfig, {"stride": 2}, "Encoder stride 2 is not 4, 8, 16"),
         (ConvEncoderConfig, {"width": 0}, "Encoder sizes width=0"),
     ],

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -111,6 +112,11 @@ class BenchmarkRow:
     """Operations a second over `matmul_peak_gflops`."""
     faster_than_first: float
     """Time of the first contender at this size over that of this one."""
+
+    @property
+    def label(self) -> str:
+        """The model with its steps, such as photo@8; without where a decode is one evaluation."""
+        return self.model if self.network_evaluations == 1 else f"{self.model}@{self.steps_per_stage}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,7 +281,7 @@ class _Trial:
         times = [self._now()]
         times += [self._now() for _ in self.decode()]
         assert len(times) == self.contender.stages + 1
-        self.turns.append([end - start for start, end in zip(times, times[1:], strict=False)])
+        self.turns.append([end - start for start, end in pairwise(times)])
 
     @property
     def seconds(self) -> list[float]:

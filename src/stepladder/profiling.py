@@ -55,8 +55,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     """Most bytes that a call holds at once beyond what was held before it; None where this cannot be measured.
 
     On CUDA, those that torch has given to tensors. On the CPU, under Linux, resident memory of the process: the kernel
-    keeps its highest value, which is set back first. Memory that is free but still with the process is given back
-    before, or the call would be seen to reuse it instead of taking any.
+    keeps its highest value, true to some hundred kilobytes, which is set back first. Memory that is free but still with
+    the process is given back before, or the call would be seen to reuse it instead of taking any.
     """
     gc.collect()
     synchronise(device)

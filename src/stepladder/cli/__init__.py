@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from stepladder import __version__
-from stepladder.cli import decode, distill, encode, evaluate, info, reconstruct, train
+from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, train
 from stepladder.cli._output import SMALLER, explain, is_out_of_memory, print_text, say
 from stepladder.errors import ConfigError, StepladderError
 
@@ -81,7 +81,16 @@ def _options(
         log.addHandler(_Talk())
 
 
-for command in (reconstruct.reconstruct, encode.encode, decode.decode, evaluate.evaluate, train.train, distill.distill, info.info):
+for command in (
+    reconstruct.reconstruct,
+    encode.encode,
+    decode.decode,
+    evaluate.evaluate,
+    benchmark.benchmark,
+    train.train,
+    distill.distill,
+    info.info,
+):
     app.command()(command)
 
 

@@ -102,14 +102,22 @@ class ConvDecoder(nn.Module):
         self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
 
     @property
-    def tile_margin(self) -> int:
-        """How far a prediction sees, in pixels: the reach of all convolutions of 3 x 3, each on its own grid."""
+    def reach(self) -> int:
+        """How far a prediction sees, in pixels: all convolutions of 3 x 3, each on its own grid."""
         depth, coarse_depth = self.config.depth, self.config.coarse_depth
         after = 1 + 2 * depth  # cells of 1/4: the head, the blocks after the coarse grid
         coarse = -(-after // 2) + 2 * coarse_depth  # cells of 1/8
-        cells = 2 * coarse + 1 + 2 * depth + 1  # cells of 1/4 again: the way to 1/8, the blocks before it, the stem
+        return _PATCH * (2 * coarse + 1 + 2 * depth + 1)  # the way to 1/8, the blocks before it, the stem
+
+    @property
+    def tile_margin(self) -> int:
+        """Half of the reach: influence falls off like a bell curve, and of what is further away nothing shows.
+
+        Reference: Understanding the Effective Receptive Field in Deep Convolutional Neural Networks (Luo et al., 2016),
+        https://arxiv.org/abs/1701.04128; docs/large-images.md has it measured.
+        """
         multiple = math.lcm(self.side_multiple, self.stride)
-        return -(-cells * _PATCH // multiple) * multiple
+        return -(-self.reach // (2 * multiple)) * multiple
 
     def context(self, latent: Float[Tensor, "b c h w"]) -> Context:
         """Reads a latent (B, c, h, w); its draft has the side of the image."""

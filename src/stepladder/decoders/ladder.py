@@ -9,8 +9,8 @@ What it returns means, by config:
 and this module turns either into the other, so that samplers and losses always get both. x-prediction is the default
 because a network on large patches predicts smooth images far better than white noise.
 
-A large image is looked at in tiles (`tiling`), but for the first stage of a ladder, which is small: what an image is of
-as a whole is found there, with all of it in view. A ladder with K = 1 has no such stage, and its only one is tiled.
+Large images are looked at in tiles (`tiling`), but for the first stage of a ladder, which is small: there the decoder
+sees the image as a whole. A ladder with K = 1 has no such stage, and its only one is tiled.
 
 Reference: Back to Basics: Let Denoising Generative Models Denoise (Li & He, 2025), https://arxiv.org/abs/2511.13720
 """
@@ -50,10 +50,10 @@ class DecoderNetwork(Protocol):
 
     @property
     def tile_margin(self) -> int | None:
-        """How many pixels around a tile `forward` must see to say of it what it says of it in the whole image.
+        """How many pixels around a tile `forward` must see, so that no difference to the whole image shows in it.
 
         A multiple of `side_multiple` and of the side of a latent cell. None for a network that looks at the whole
-        image, or at its place in it, and cannot be given tiles.
+        image, or at places in it, and cannot be given tiles.
         """
         ...
 

@@ -1,13 +1,14 @@
-"""Large images in overlapping tiles: the memory of a network is that of a tile, and the image is the same.
+"""Large images in overlapping tiles: a network takes the memory of a tile, and the image stays the same.
 
 The tiles of a side of length L lie edge to edge; around each, the network sees a margin of m more pixels:
 
     kept  [a, b)     a = 0, T, 2T, ...;  b = min(a + T, L)
     read  [a - m, b + m), cut at the borders of the image
 
-What a convolutional network says of a pixel depends on the pixels within some radius alone. With m no less than that,
-what is kept of each tile is what the network says of the whole image, up to rounding: there is nothing to blend, and
-no seam. At a border of the image there is no margin, so that zero padding acts there as it does on the whole.
+What a convolutional network says of a pixel depends on the pixels within some radius r alone, and on those far away
+hardly at all. With m >= r, what is kept of each tile is what the network says of the whole image, up to rounding; with
+the smaller m for which networks ask, up to far less than a step of 8 bits. So there is nothing to blend, and no seam.
+At a border of the image there is no margin: zero padding acts there as it does on the whole.
 
 Nothing random happens in a tile. The noise of an image is drawn for all of it, so that a seed means the same image
 however it is cut.
@@ -78,7 +79,7 @@ def predict_in_tiles(
         predict: Predicts for the part that the function which it gets cuts out of each of its inputs.
         x: The noisy image; only its shape matters.
         side: Of a tile without its margin.
-        margin: No less than how far `predict` sees; like `side`, a multiple of the cells of every input.
+        margin: Pixels to see around it; like `side`, a multiple of the cells of every input.
     """
     whole = Prediction(clean=torch.empty_like(x), velocity=torch.empty_like(x))
     for tile in tiles((x.shape[2], x.shape[3]), side, margin):

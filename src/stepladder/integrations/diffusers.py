@@ -1,10 +1,11 @@
 """Decoders of the diffusers library, to measure against.
 
-They have the sizes of the decoders in common use and fresh random weights: weights do not matter for time, so nothing
-is fetched, and nothing is said about quality. The encoders that come with them are thrown away.
+They have the sizes of the decoders in common use and fresh random weights: the weights do not matter for time, so
+nothing is fetched, and nothing is said about quality. The encoders that come with them are thrown away.
 """
 
-from types import ModuleType
+from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -18,12 +19,13 @@ _LATENT_CHANNELS, _STRIDE = 4, 8
 
 
 def autoencoder_kl() -> Contender:
-    """The decoder of `AutoencoderKL` in the shape of Stable Diffusion's (f8c4, 49.5 million parameters).
+    """The decoder of `AutoencoderKL` in the shape of Stable Diffusion's: f8c4, 49.5 million parameters.
 
     Raises:
         MissingDependencyError: If diffusers is not installed.
     """
-    model = _diffusers().AutoencoderKL(
+    model = _build(
+        "AutoencoderKL",
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
         latent_channels=_LATENT_CHANNELS,
@@ -35,12 +37,12 @@ def autoencoder_kl() -> Contender:
 
 
 def autoencoder_tiny() -> Contender:
-    """The decoder of `AutoencoderTiny` as it is by default (f8c4, 1.2 million parameters).
+    """The decoder of `AutoencoderTiny` as it is by default: f8c4, 1.2 million parameters.
 
     Raises:
         MissingDependencyError: If diffusers is not installed.
     """
-    return _contender("autoencoder-tiny", _diffusers().AutoencoderTiny(latent_channels=_LATENT_CHANNELS).decoder)
+    return _contender("autoencoder-tiny", _build("AutoencoderTiny", latent_channels=_LATENT_CHANNELS).decoder)
 
 
 DECODERS = {"kl": autoencoder_kl, "tiny": autoencoder_tiny}
@@ -48,10 +50,36 @@ DECODERS = {"kl": autoencoder_kl, "tiny": autoencoder_tiny}
 
 
 def find_decoders(names: Sequence[str]) -> list[Contender]:
-    ...
+    """The decoders of these names, each once; `all` stands for all of them.
+
+    Raises:
+        ConfigError: If there is no decoder of a name.
+        MissingDependencyError: If one is wanted and diffusers is not installed.
+    """
+    for name in names:
+        if name not in (*DECODERS, "all"):
+            raise ConfigError(
+                f"Unknown decoder '{name}' to measure against. Accepted: {', '.join(DECODERS)}, all. "
+                f"Pass --against {next(iter(DECODERS))}."
+            )
+    return [build() for name, build in DECODERS.items() if name in names or "all" in names]
+
+
+def _build(kind: str, **config: Any) -> Any:
+    """A model of diffusers, with fresh weights."""
+    try:
+        import diffusers
+
+        model = getattr(diffusers, kind)
+    except (ImportError, RuntimeError) as error:  # it imports its parts late, and then raises the latter
+        raise MissingDependencyError(
+            f"Decoders to measure against need the package diffusers, which cannot be imported ({error}). Run pip "
+            "install 'stepladder[diffusers]', or leave --against out."
+        ) from error
+    return model(**config)
 
 
 def _contender(name: str, network: nn.Module) -> Contender:
-    """Weights are laid out channels last, in which both decode faster on a CPU."""
+    """Its weights are laid out channels last, in which both decode faster than in torch's own layout."""
     network = channels_last(network.eval().requires_grad_(False))
     return single_pass_contender(name, network, latent_channels=_LATENT_CHANNELS, stride=_STRIDE)

