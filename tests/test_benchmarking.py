@@ -190,6 +190,13 @@ def test_the_operations_of_a_tokenizer_are_those_of_its_evaluations_and_its_cont
     assert (row.stages, row.network_evaluations, len(row.seconds_per_stage)) == (num_stages, 2 * num_stages, num_stages)
 
 
+def test_a_network_can_be_trained_after_it_was_measured():
+    network = upscaler()
+    benchmark([single_pass_contender("up", network, latent_channels=4, stride=8)], repeats=1, dtype=torch.bfloat16)
+    network.float()(torch.zeros(1, 4, 2, 2)).sum().backward()
+    assert network[1].bias.grad is not None
+
+
 def test_a_tokenizer_takes_any_size(tokenizer):
     report = benchmark([tokenizer_contender("tiny", tokenizer, 1)], sizes=(1, 37), repeats=1)
     assert [row.size for row in report.rows] == [1, 37]
@@ -261,6 +268,14 @@ def test_the_report_is_json_of_the_documented_keys(tokenizer):
         row
     )
     assert math.isclose(sum(row["seconds_per_stage"]), row["seconds_per_image"])
+
+
+def test_a_report_says_in_a_line_where_and_how_it_was_measured():
+    report = replace(benchmark([Worker("a", []).contender()], repeats=2), hardware="a machine", threads=1)
+    assert report.conditions == "a machine, cpu, 1 thread, float32, batch 1, median of 2"
+    on_gpu = replace(report, device="cuda:0", dtype="bfloat16", compiled=True)
+    assert on_gpu.conditions == "a machine, cuda:0, bfloat16, compiled, batch 1, median of 2"
+    assert ", 2 threads," in replace(report, threads=2).conditions
 
 
 def test_a_row_is_labelled_by_its_steps_unless_it_is_one_evaluation(tokenizer):

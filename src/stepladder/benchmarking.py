@@ -138,6 +138,14 @@ class BenchmarkReport:
     rows: tuple[BenchmarkRow, ...]
     """By size, then in the order of the contenders."""
 
+    @property
+    def conditions(self) -> str:
+        """Where and how it was measured, in one line."""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        compiled = ", compiled" * self.compiled
+        how = f"{self.dtype}{compiled}, batch {self.batch}, median of {self.repeats}"
+        return f"{self.hardware}, {self.device}{threads}, {how}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
@@ -179,15 +187,15 @@ def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = Non
 def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int, stride: int) -> Contender:
     """A network that decodes latents (B, c, H/f, W/f) in one evaluation, such as that of another library.
 
-    In another precision than float32 its weights are converted. It is moved, converted and compiled in place.
+    In another precision than float32 its weights are converted. It is moved and converted in place.
     """
 
     def prepare(setting: Setting) -> Decode:
-        network.to(setting.device, setting.dtype).eval()
+        call: Any = network.to(setting.device, setting.dtype).eval()
         if setting.compile:
-            network.compile(fullgraph=True, dynamic=False)
+            call = torch.compile(call, fullgraph=True, dynamic=False)
         latent = setting.latent(latent_channels, stride).to(setting.dtype)
-        return lambda: iter([network(latent)])
+        return lambda: iter([call(latent)])
 
     return Contender(
         name=name,
@@ -199,7 +207,6 @@ def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int
     )
 
 
-@torch.inference_mode()
 def benchmark(
     contenders: Sequence[Contender],
     *,
@@ -271,11 +278,13 @@ class _Trial:
         self.memory = peak_memory(self.run, setting.device)
         self.turns: list[list[float]] = []
 
+    @torch.inference_mode()
     def run(self) -> None:
         """Decodes once."""
         for _ in self.decode():
             pass
 
+    @torch.inference_mode()
     def take_turn(self) -> None:
         """Decodes once, against the clock."""
         times = [self._now()]

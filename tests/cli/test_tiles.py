@@ -26,7 +26,7 @@ def test_decode_takes_the_side_of_tiles(run, model, latents):
 
 def test_decode_refuses_before_work_what_is_no_side_of_tiles(refused, model, latents):
     arguments = ("decode", latents, "--out", "out", "--model", model, "--tile")
-    line = refused(*arguments, 40, code=2)
-    assert line == "Tile side 40 is not 0 or a multiple of 32. Pass one, for example 32."
-    assert "Invalid value for '--tile': -1" in refused(*arguments, -1, code=2)
+    for tile in (40, -32):
+        line = refused(*arguments, tile, code=2)
+        assert line == f"Tile side {tile} is not 0 or a multiple of 32. Pass one, for example 32."
     assert not Path("out").exists()

@@ -40,7 +40,6 @@ Batch: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Images 
 Tile: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        min=0,
         metavar="N",
         help="Decode stages with a longer side in tiles of this side; 0 for none. Without it, as the model says.",
         show_default=False,

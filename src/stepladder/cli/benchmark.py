@@ -138,7 +138,6 @@ def _check_plot(plot: Path, *, force: bool) -> None:
 
 
 def _print(report: "BenchmarkReport") -> None:
-    compiled = ", compiled" if report.compiled else ""
     print_table(
         (
             "model",
@@ -154,8 +153,7 @@ def _print(report: "BenchmarkReport") -> None:
             "faster",
         ),
         [tuple(_cells(row)) for row in report.rows],
-        title=f"{report.hardware}, {report.device}, {report.threads} threads, {report.dtype}{compiled}, batch "
-        f"{report.batch}, median of {report.repeats}; matrix products reach {report.matmul_peak_gflops:.4g} GFLOP/s",
+        title=f"{report.conditions}; matrix products reach {report.matmul_peak_gflops:.4g} GFLOP/s",
     )
 
 

@@ -54,7 +54,7 @@ def _draw(kind: type[Figure], report: BenchmarkReport) -> Image.Image:
     axes.set_axisbelow(True)
     axes.grid(color="#e4e4e4", axis="both" if several else "x")
     (_lines if several else _bars)(axes, report)
-    figure.suptitle(_describe(report), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(report.conditions, fontsize=8, x=0.01, ha="left")
     figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside lower left")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI)
@@ -102,9 +102,3 @@ def _lines(axes: Axes, report: BenchmarkReport) -> None:
 def _label(row: BenchmarkRow) -> str:
     """Names a contender; of a long path, the end."""
     return row.label if len(row.label) <= _LONGEST else f"...{row.label[3 - _LONGEST :]}"
-
-
-def _describe(report: BenchmarkReport) -> str:
-    compiled = ", compiled" if report.compiled else ""
-    threads = f", {report.threads} threads" if report.device == "cpu" else ""
-    return f"{report.hardware}{threads}, {report.dtype}{compiled}, batch {report.batch}, median of {report.repeats}"
