@@ -320,3 +320,15 @@ def test_an_encoding_cannot_be_changed(tokenizer, images):
     assert code.indices is None
     with pytest.raises(AttributeError):
         code.size = (1, 1)
+
+
+def test_a_tokenizer_in_bfloat16_decodes_close_to_float32():
+    tokenizer = Tokenizer(presets.tiny()).eval()
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    latent = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    wanted = tokenizer.decode(latent, seeds=[0])
+    found = tokenizer.to(torch.bfloat16).decode(latent, seeds=[0])
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().mean() < 0.02

@@ -191,11 +191,15 @@ def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int
     """
 
     def prepare(setting: Setting) -> Decode:
-        call: Any = network.to(setting.device, setting.dtype).eval()
-        if setting.compile:
-            call = torch.compile(call, fullgraph=True, dynamic=False)
+        network.to(setting.device, setting.dtype).eval()
         latent = setting.latent(latent_channels, stride).to(setting.dtype)
-        return lambda: iter([call(latent)])
+
+        def call() -> Tensor:
+            image: Tensor = network(latent)
+            return image
+
+        run = torch.compile(call, fullgraph=True, dynamic=False) if setting.compile else call
+        return lambda: iter([run()])
 
     return Contender(
         name=name,

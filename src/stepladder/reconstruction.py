@@ -42,7 +42,9 @@ class Reconstruction:
         return 8 * self.latent_bytes / (self.image.width * self.image.height)
 
 
-def reconstruct(tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, steps: int | None = None) -> Reconstruction:
+def reconstruct(
+    tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, steps: int | None = None, tile: int | None = None
+) -> Reconstruction:
     """Encodes and decodes one image of any size, on the device of the tokenizer.
 
     Args:
@@ -50,11 +52,12 @@ def reconstruct(tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, step
         image: 8-bit RGB.
         seed: Of the decoder's noise: the same image and seed give the same reconstruction.
         steps: Steps per stage; the tokenizer's own by default.
+        tile: Side of the tiles of large stages, 0 for none; the tokenizer's own by default.
     """
     original = to_tensor(image)[None]
     started = time.perf_counter()
     code = tokenizer.encode(original.to(tokenizer.device))
-    *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps)
+    *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps, tile=tile)
     decoded = last.cpu()
     seconds = time.perf_counter() - started
     try:

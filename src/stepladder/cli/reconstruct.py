@@ -8,7 +8,7 @@ import typer
 
 from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each, make_folder
 from stepladder.cli._models import describe_decode, load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Model, OutFolder, Seed
+from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Model, OutFolder, Seed, Tile
 from stepladder.cli._output import print_json, print_table, shown
 
 __all__ = ["reconstruct"]
@@ -34,6 +34,7 @@ def reconstruct(
     device: Device = None,
     compare: Compare = False,
     progressive: Progressive = False,
+    tile: Tile = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -51,6 +52,7 @@ def reconstruct(
     from stepladder.reconstruction import reconstruct as there_and_back
 
     tokenizer, spec = load_model(model, device)
+    side = tokenizer.tile_side(tile)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
     rungs = {source: [out / f"{source.stem}-rung{rung}.png" for rung in below] for source in sources}
     _check(sources, [*outputs, *((source, path) for source in sources for path in rungs[source])], force=force)
@@ -58,7 +60,7 @@ def reconstruct(
 
     def work(source: Path) -> dict[str, Any]:
         original = load_image(source)
-        result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps)
+        result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps, tile=side)
         save_png(result.image, targets[source], force=force)
         if compare:
             save_png(side_by_side([original, result.image]), comparisons[source], force=force)

@@ -145,8 +145,9 @@ class ConvDecoder(nn.Module):
         if below is not None:
             guess = guess + up(below - down(guess))
         scale = torch.full_like(coordinate, math.log2(downscale) / 8)
-        embedding = self.embed(self.noise_embedding(coordinate) + self.scale_embedding(scale))  # (B, E)
-        seen = torch.cat([x, guess], dim=1)  # (B, 6, h, w)
+        dtype = self.stem.weight.dtype  # times and images stay in float32 until here
+        embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, E)
+        seen = torch.cat([x, guess], dim=1).to(dtype)  # (B, 6, h, w)
         features = _resample(self.inject(context.features), self.stride, _PATCH * downscale)
         h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + features  # (B, width, h/4, w/4)
         for block in self.before:
