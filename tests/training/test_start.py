@@ -52,7 +52,7 @@ def test_fresh_weights_follow_from_the_seed_and_leave_the_global_state_alone(mak
     assert not torch.equal(first["encoder.stem.weight"], other["encoder.stem.weight"])
 
 
-def test_principal_components_start_with_a_good_draft_and_white_latents(make_config):
+def test_principal_components_start_with_a_good_draft_and_white_latents(make_config, source):
     config = make_config(start=StartConfig(principal_components=True))
     tokenizer = make_tokenizer(config).eval()
     images = torch.cat([next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))])
