@@ -49,7 +49,7 @@ class DiscriminatorHeads(nn.Module):
             for count in channels
         )
 
-    def forward(self, features: Sequence[Float[Tensor, "b c h w"]]) -> list[Float[Tensor, "b 1 h w"]]:
+    def forward(self, features: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b 1 _ _"]]:
         """Scores of each layer, in float32. Features are brought to unit mean square first."""
         return [head(_unit(layer)).float() for head, layer in zip(self.heads, features, strict=True)]
 
