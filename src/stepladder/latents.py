@@ -1,45 +1,57 @@
 """The latent file: latents of many images in one safetensors file.
 
-One float32 tensor (c, h, w) for each image, under the name of the image; the metadata holds
+One tensor for each image, under the name of the image. A model with a continuous latent stores the latent in float32,
+(c, h, w) or (N, D); a model with a quantised one stores the indices of its codes, (h, w) or (N,), in the smallest of
+uint8, uint16 and int32 that holds the codebook. The metadata holds
 
-    format = "stepladder-latents"     format_version = "1"
-    model         what encoded them, as it was named then
-    fingerprint   of its encoder: latents fit every model whose encoder has the same one
-    sizes         JSON object, image name -> [H, W], to which a decode crops
-    sha256        of names and values, so that a damaged file is an error and never a worse picture
+    format = "stepladder-latents"
+    format_version = "1" for latents, "2" for indices
+    model           what encoded them, as it was named then
+    fingerprint     of its encoder: latents fit every model whose encoder has the same one
+    codebook_size   K, in version 2: indices are 0 .. K - 1
+    sizes           JSON object, image name -> [H, W], to which a decode crops
+    sha256          of names and values, so that a damaged file is an error and never a worse picture
+
+Releases that know version 1 only refuse version 2 by its number, and still read the latents of continuous models.
 
 Any program that reads safetensors can read the latents: https://github.com/huggingface/safetensors
 """
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stepladder.errors import DataError
+from stepladder.errors import DataError, ImageError
 from stepladder.images import PathLike, write_atomically
+from stepladder.layouts import Layout
 
 __all__ = [
+    "INDICES_VERSION",
     "LATENTS_FORMAT",
     "LATENTS_VERSION",
     "LatentFile",
     "StoredLatent",
     "check_names",
+    "index_dtype",
     "read_latents",
     "write_latents",
 ]
 
 LATENTS_FORMAT = "stepladder-latents"
 LATENTS_VERSION = "1"
-"""Rises with every change that older code could not read."""
+"""Of files of latents. Rises with every change that older code could not read."""
+INDICES_VERSION = "2"
+"""Of files of code indices."""
 
 _RESERVED = "__metadata__"
 
@@ -50,8 +62,8 @@ class StoredLatent:
 
     name: str
     """Of the image, without folder and suffix; unique in a file."""
-    latent: Float[Tensor, "c h w"]
-    """Float32."""
+    values: Shaped[Tensor, "..."]
+    """A latent (c, h, w) or (N, D), or code indices (h, w) or (N,)."""
     size: tuple[int, int]
     """(H, W) of the image."""
 
@@ -64,27 +76,62 @@ class LatentFile:
     """The model that encoded the images, as it was named then."""
     fingerprint: str
     """Of its encoder (`Tokenizer.fingerprint`)."""
+    codebook_size: int | None = None
+    """Number of codes, where the values are indices; None where they are latents."""
     latents: tuple[StoredLatent, ...]
     """In the order of their names when read."""
 
-    def check_fits(self, *, model: str, fingerprint: str, channels: int, stride: int) -> None:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What values are stored as."""
+        return torch.float32 if self.codebook_size is None else index_dtype(self.codebook_size)
+
+    def stored_bytes(self, stored: StoredLatent) -> int:
+        """What one of the latents takes in the file."""
+        return stored.values.numel() * self.dtype.itemsize
+
+    def bits_per_pixel(self, stored: StoredLatent) -> float:
+        """Bits of one of the latents over the pixels of its image.
+
+        A value of a latent counts 32 bits, an index log2 of the codebook's size: what a perfect packing would take, a
+        little less than the file.
+        """
+        bits = 32 if self.codebook_size is None else math.log2(self.codebook_size)
+        return stored.values.numel() * bits / math.prod(stored.size)
+
+    def check_fits(self, *, model: str, fingerprint: str, layout: Layout, codebook_size: int | None = None) -> None:
         """Checks that a model can decode these latents.
 
         Args:
             model: Its name, for messages.
             fingerprint: Of its encoder.
-            channels: c of its latents.
-            stride: f, image side over latent side.
+            layout: Of its latents.
+            codebook_size: Number of its codes, if it is quantised.
 
         Raises:
-            DataError: If the latents came from another encoder, or one of them has another shape than its image asks.
+            DataError: If the latents came from another encoder or codebook, or the shape of one of them is not that of
+                the model for its image.
         """
+        if self.codebook_size != codebook_size:
+            raise DataError(
+                f"The file holds {_content_name(self.codebook_size)}; model '{model}' takes "
+                f"{_content_name(codebook_size)}. Name the model that encoded it ('{self.model}')."
+            )
         for stored in self.latents:
             height, width = stored.size
-            expected = (channels, -(-height // stride), -(-width // stride))
-            if tuple(stored.latent.shape) != expected:
+            try:
+                layout.check_size(stored.size)
+            except ImageError as error:
                 raise DataError(
-                    f"Latent '{stored.name}' has shape {tuple(stored.latent.shape)}; model '{model}' takes {expected} "
+                    f"Latent '{stored.name}' is of an image of {width} x {height}, a size that model '{model}' does "
+                    f"not take. Name the model that encoded it ('{self.model}')."
+                ) from error
+            expected = layout.shape(stored.size)
+            if codebook_size is not None:
+                expected = _without_channels(expected)
+            if tuple(stored.values.shape) != expected:
+                raise DataError(
+                    f"Latent '{stored.name}' has shape {tuple(stored.values.shape)}; model '{model}' takes {expected} "
                     f"for its image of {width} x {height}. Name the model that encoded it ('{self.model}')."
                 )
         if self.fingerprint != fingerprint:
@@ -92,6 +139,11 @@ class LatentFile:
                 f"The latents come from another encoder (model '{self.model}', fingerprint {self.fingerprint}) than "
                 f"that of model '{model}' ({fingerprint}). Name the model that encoded them, or encode again."
             )
+
+
+def index_dtype(codebook_size: int) -> torch.dtype:
+    """The smallest of uint8, uint16 and int32 that holds the indices of a codebook."""
+    return next(d for d in (torch.uint8, torch.uint16, torch.int32) if codebook_size - 1 <= torch.iinfo(d).max)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -113,18 +165,22 @@ def write_latents(path: PathLike, content: LatentFile, *, force: bool = False) -
     """Writes a latent file, whole or not at all.
 
     Raises:
-        DataError: If there are no latents, two have one name, or a name cannot be that of a file.
+        DataError: If there are no latents, two have one name, a name cannot be that of a file, or an index is no code.
         OutputError: If `path` exists and `force` is not set, or it cannot be written.
     """
     check_names(stored.name for stored in content.latents)
-    tensors = {stored.name: stored.latent.detach().to("cpu", torch.float32).contiguous() for stored in content.latents}
-    if not tensors:
+    if not content.latents:
         raise DataError("There are no latents to write. Encode at least one image.")
+    size = content.codebook_size
+    if size is not None and (odd := _first_outside(content.latents, size)):
+        raise DataError(f"Cannot store latents: {odd}. The model's weights are damaged: use another copy of it.")
+    tensors = {stored.name: stored.values.detach().to("cpu", content.dtype).contiguous() for stored in content.latents}
     metadata = {
         "format": LATENTS_FORMAT,
-        "format_version": LATENTS_VERSION,
+        "format_version": LATENTS_VERSION if size is None else INDICES_VERSION,
         "model": content.model,
         "fingerprint": content.fingerprint,
+        **({} if size is None else {"codebook_size": str(size)}),
         "sizes": json.dumps({stored.name: stored.size for stored in content.latents}),
         "sha256": _digest(tensors.items()),
     }
@@ -133,7 +189,7 @@ def write_latents(path: PathLike, content: LatentFile, *, force: bool = False) -
 
 
 def read_latents(path: PathLike) -> LatentFile:
-    """Reads a latent file, in the order of the names.
+    """Reads a latent file, in the order of the names; indices come back as int64.
 
     Raises:
         DataError: If it cannot be read, is no latent file, is of another version, or is damaged.
@@ -151,9 +207,10 @@ def read_latents(path: PathLike) -> LatentFile:
         ) from error
     if metadata.get("format") != LATENTS_FORMAT:
         raise DataError(f"{path} holds no latents of images. Accepted: what `stepladder encode` writes.")
-    if metadata.get("format_version") != LATENTS_VERSION:
+    if metadata.get("format_version") not in (LATENTS_VERSION, INDICES_VERSION):
         raise DataError(
-            f"{path} has format version {metadata.get('format_version')}. Accepted: {LATENTS_VERSION}. "
+            f"{path} has format version {metadata.get('format_version')}. "
+            f"Accepted: {LATENTS_VERSION} and {INDICES_VERSION}. "
             "Use the release of stepladder that wrote it, or encode again."
         )
     try:
@@ -165,16 +222,54 @@ def read_latents(path: PathLike) -> LatentFile:
 def _content(metadata: dict[str, str], tensors: dict[str, Tensor]) -> LatentFile:
     if _digest(tensors.items()) != metadata["sha256"]:
         raise ValueError("their SHA-256 is not the one in the file")
+    codebook_size = _codebook_size(metadata)
+    dtype = torch.float32 if codebook_size is None else index_dtype(codebook_size)
     sizes = json.loads(metadata["sizes"])
     if not tensors or set(sizes) != set(tensors):
         raise ValueError("names and sizes do not belong together")
     latents = []
-    for name, latent in tensors.items():
+    for name, values in tensors.items():
         height, width = sizes[name]
-        if not _is_plain(name) or latent.dtype != torch.float32 or not (_is_side(height) and _is_side(width)):
+        if not _is_plain(name) or values.dtype != dtype or not (_is_side(height) and _is_side(width)):
             raise ValueError(f"odd name, values or size of {name!r}")
-        latents.append(StoredLatent(name=name, latent=latent, size=(height, width)))
-    return LatentFile(model=metadata["model"], fingerprint=metadata["fingerprint"], latents=tuple(latents))
+        values = values if codebook_size is None else values.long()
+        latents.append(StoredLatent(name=name, values=values, size=(height, width)))
+    if codebook_size is not None and (odd := _first_outside(latents, codebook_size)):
+        raise ValueError(odd)
+    return LatentFile(
+        model=metadata["model"],
+        fingerprint=metadata["fingerprint"],
+        codebook_size=codebook_size,
+        latents=tuple(latents),
+    )
+
+
+def _codebook_size(metadata: dict[str, str]) -> int | None:
+    if metadata["format_version"] == LATENTS_VERSION:
+        return None
+    size = int(metadata["codebook_size"])
+    if not 0 < size <= torch.iinfo(torch.int32).max:
+        raise ValueError(f"odd codebook size {size}")
+    return size
+
+
+def _first_outside(latents: Iterable[StoredLatent], codebook_size: int) -> str | None:
+    """What is wrong with the first index that is no code, if one is."""
+    for stored in latents:
+        indices = stored.values
+        outside = indices[(indices < 0) | (indices >= codebook_size)]
+        if outside.numel():
+            return f"index {int(outside[0])} of '{stored.name}' is outside the codebook, 0 to {codebook_size - 1}"
+    return None
+
+
+def _content_name(codebook_size: int | None) -> str:
+    return "latents" if codebook_size is None else f"indices of {codebook_size:,} codes"
+
+
+def _without_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(c, h, w) to (h, w), (N, D) to (N,)."""
+    return shape[1:] if len(shape) == 3 else shape[:1]
 
 
 def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

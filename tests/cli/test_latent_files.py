@@ -1,17 +1,22 @@
 """`encode` and `decode`."""
 
 import json
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from stepladder.images import load_image
-from stepladder.latents import read_latents
-from stepladder.presets import tiny
+from stepladder.bottlenecks import FSQConfig, VQConfig
+from stepladder.images import load_image, to_tensor
+from stepladder.latents import read_latents, write_latents
+from stepladder.presets import tiny, tiny_tokens
 from stepladder.tokenizer import Tokenizer
 
 
@@ -39,7 +44,7 @@ def test_encode_stores_the_latent_of_each_image_under_its_name(run, model, laten
     tokenizer = Tokenizer.from_pretrained(model)
     assert (content.model, content.fingerprint) == (model, tokenizer.fingerprint())
     assert [(stored.name, stored.size) for stored in content.latents] == [("a", (9, 17)), ("b", (8, 8))]
-    assert content.latents[0].latent.shape == (16, 2, 3)
+    assert content.latents[0].values.shape == (16, 2, 3)
 
 
 def test_encode_reports_a_table_or_json(run, model, photos):
@@ -49,6 +54,7 @@ def test_encode_reports_a_table_or_json(run, model, photos):
     report = json.loads(run("encode", photos, "--out", "y", "--model", model, "--json").stdout)
     assert (report["model"], report["output"], report["device"], report["failed"]) == (model, "y", "cpu", [])
     assert report["fingerprint"] == Tokenizer.from_pretrained(model).fingerprint()
+    assert report["codebook_size"] is None
     assert report["done"][1] == {
         "input": str(photos / "b.jpg"),
         "name": "b",
@@ -184,3 +190,96 @@ def test_decode_keeps_what_exists(run, refused, model, latents):
 
 def test_decode_refuses_steps_of_zero(refused, model, latents):
     assert "Steps per stage '0'" in refused("decode", latents, "--out", "out", "--model", f"{model}@0", code=2)
+
+
+# ------------------------------------------------------------------------------------------------- quantised and tokens
+
+
+LEVELS = [8, 5, 5, 5]
+
+
+@pytest.fixture(scope="session")
+def quantised(tmp_path_factory):
+    """Models with code indices: a grid of 1,000 codes, tokens of 1,000 codes, and a grid of 64 codes."""
+    configs = {
+        "grid": replace(tiny(), latent_channels=4, bottleneck=FSQConfig(levels=LEVELS)),
+        "tokens": replace(tiny_tokens(), bottleneck=FSQConfig(levels=LEVELS)),
+        "vq": replace(tiny(), latent_channels=4, bottleneck=VQConfig(codebook_size=64)),
+    }
+    parent = tmp_path_factory.mktemp("quantised")
+    for name, config in configs.items():
+        tokenizer, generator = Tokenizer(config), torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in tokenizer.parameters():
+                parameter.normal_(0, 0.3, generator=generator)
+        tokenizer.save_pretrained(parent / name)
+    return parent
+
+
+@pytest.mark.parametrize(("name", "codes", "dtype"), [("grid", 1000, torch.uint16), ("vq", 64, torch.uint8)])
+def test_encode_writes_integers_for_a_quantised_model(run, quantised, photos, name, codes, dtype):
+    model = str(quantised / name)
+    report = json.loads(run("encode", photos, "--out", "z", "--model", model, "--json").stdout)
+    assert report["codebook_size"] == codes
+    assert report["done"][0]["latent_shape"] == [2, 3]
+    assert report["done"][0]["latent_bytes"] == 6 * dtype.itemsize
+    assert report["done"][0]["bits_per_pixel"] == pytest.approx(6 * math.log2(codes) / (17 * 9))
+    with safe_open("z", framework="pt") as file:
+        assert file.get_tensor("a").dtype == dtype
+    tokenizer = Tokenizer.from_pretrained(model)
+    code = tokenizer.encode(to_tensor(load_image(photos / "a.png"))[None])
+    stored = read_latents("z").latents[0]
+    assert torch.equal(stored.values, code.indices[0])
+    assert torch.equal(tokenizer.latent_from_indices(stored.values[None]), code.latent)
+
+
+@pytest.mark.parametrize("name", ["grid", "vq"])
+def test_indices_decode_to_what_reconstruct_gives(run, quantised, photos, name):
+    model = str(quantised / name)
+    run("encode", photos, "--out", "z", "--model", model)
+    run("reconstruct", photos, "--out", "one", "--model", f"{model}@1", "--seed", 4)
+    assert run("decode", "z", "--out", "two", "--model", f"{model}@1", "--seed", 4).exit_code == 0
+    for file in ("a.png", "b.png"):
+        assert np.array_equal(load_image(Path("one") / file), load_image(Path("two") / file))
+
+
+def test_tokens_are_stored_as_a_list_of_integers_and_decode(run, quantised, tmp_path):
+    model = str(quantised / "tokens")
+    Image.new("RGB", (32, 32), (200, 60, 30)).save(tmp_path / "square.png")
+    table = run("encode", "square.png", "--out", "z", "--model", model).stdout
+    assert f"{6 * math.log2(1000) / 32**2:.2f}" in table
+    assert read_latents("z").latents[0].values.shape == (6,)
+    assert run("decode", "z", "--out", "out", "--model", f"{model}@1").exit_code == 0
+    assert load_image("out/square.png").size == (32, 32)
+
+
+def test_encode_says_which_image_has_a_size_that_a_model_of_tokens_does_not_take(run, quantised, photos):
+    result = run("encode", photos, "--out", "z", "--model", quantised / "tokens")
+    assert result.exit_code == 1
+    assert "Image size 17 x 9 does not fit a model with 6 latent tokens for 32 x 32." in result.stderr
+    assert not Path("z").exists()
+
+
+def test_decode_refuses_indices_of_another_codebook_and_latents_of_another_kind(run, refused, quantised, model, photos):
+    run("encode", photos, "--out", "codes", "--model", quantised / "grid")
+    run("encode", photos, "--out", "floats", "--model", model)
+    for file, named, text in (
+        ("codes", quantised / "vq", "holds indices of 1,000 codes; model '.*vq' takes indices of 64 codes"),
+        ("codes", model, "holds indices of 1,000 codes; model '.*tiny' takes latents"),
+        ("floats", quantised / "grid", "holds latents; model '.*grid' takes indices of 1,000 codes"),
+        ("codes", quantised / "tokens", "'a' is of an image of 17 x 9, a size that model '.*tokens' does not take"),
+    ):
+        assert re.search(text, refused("decode", file, "--out", "out", "--model", named))
+    assert not Path("out").exists()
+
+
+def test_decode_refuses_indices_outside_the_codebook(run, refused, quantised, photos):
+    run("encode", photos, "--out", "z", "--model", quantised / "grid")
+    content = read_latents("z")
+    last = tuple(replace(stored, values=torch.full_like(stored.values, 999)) for stored in content.latents)
+    write_latents("z", replace(content, latents=last), force=True)
+    with safe_open("z", framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in ("a", "b")}, file.metadata()
+    save_file(tensors, "z", metadata={**metadata, "codebook_size": "900"})
+    line = refused("decode", "z", "--out", "out", "--model", quantised / "grid")
+    assert "are damaged (index 999 of 'a' is outside the codebook, 0 to 899). Encode the images again." in line

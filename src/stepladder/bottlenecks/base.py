@@ -2,45 +2,64 @@
 
 A diffusion model that is trained on latents wants them at unit scale, channel by channel. The scale is measured while
 the encoder trains, is frozen with it, and is stored in the checkpoint, so that users see normalised latents only.
+
+Features and latents are grids (B, c, h, w) or tokens (B, N, D); `channel_dim` says where the channels are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Bottleneck", "BottleneckOutput", "LatentScale"]
+__all__ = ["Bottleneck", "BottleneckOutput", "LatentScale", "channel_dim"]
 
 
 @dataclass(frozen=True, slots=True)
 class BottleneckOutput:
     """A latent and what training and users need beside it."""
 
-    latent: Float[Tensor, "b c h w"]
-    """Normalised latent."""
+    latent: Float[Tensor, "b ..."]
+    """Normalised latent, (B, c, h, w) or (B, N, D)."""
     loss: Float[Tensor, ""]
     """What the bottleneck adds to the training loss; zero if nothing."""
     indices: Int[Tensor, "b ..."] | None = None
-    """Code indices of a quantised bottleneck."""
+    """Code indices of a quantised bottleneck, (B, h, w) or (B, N), int64."""
     posterior: object | None = None
     """Distribution of the latent, of a variational bottleneck."""
+    statistics: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Numbers about the batch for the records of training, by their names; empty in evaluation mode."""
 
 
 class Bottleneck(Protocol):
-    """Maps features of an encoder to a latent."""
+    """Maps features of an encoder to a latent.
+
+    A quantised one has two more members: `codebook_size`, the number of codes, and `from_indices`, which gives for
+    `BottleneckOutput.indices` exactly the latent beside them.
+    """
 
     @property
     def in_channels(self) -> int:
         """Channels that the encoder must deliver."""
         ...
 
-    def __call__(
-        self, features: Float[Tensor, "b d h w"], generator: torch.Generator | None = None
-    ) -> BottleneckOutput:
-        """Encodes; a `generator` is needed only where training draws noise."""
+    def __call__(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
+        """Encodes; a `generator` is needed only where training draws."""
         ...
+
+
+def channel_dim(latent: Float[Tensor, "b ..."]) -> int:
+    """The dimension of the channels: 1 of a grid (B, c, h, w), -1 of tokens (B, N, D).
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if latent.ndim not in (3, 4):
+        raise ValueError(
+            f"Features have shape {tuple(latent.shape)}. Accepted: (B, c, h, w) or (B, N, D). Reshape them to one."
+        )
+    return 1 if latent.ndim == 4 else -1
 
 
 class LatentScale(nn.Module):
@@ -61,11 +80,12 @@ class LatentScale(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
         self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
-    def forward(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, raw: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Normalises; in training mode, where gradients are taken, it first takes the batch into the running values."""
         if self.training and torch.is_grad_enabled():
             self._update(raw.detach().float())
-        shape = (1, -1, *(1 for _ in raw.shape[2:]))
+        shape = [1] * raw.ndim
+        shape[channel_dim(raw)] = -1
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
 
     @torch.no_grad()
@@ -75,7 +95,8 @@ class LatentScale(nn.Module):
 
     @torch.no_grad()
     def _update(self, raw: Tensor) -> None:
-        dims = [0, *range(2, raw.ndim)]
+        channels = channel_dim(raw) % raw.ndim
+        dims = [dim for dim in range(raw.ndim) if dim != channels]
         weight = torch.clamp(1 / (self.batches + 1), min=1 - self.decay)
         batch_mean = raw.mean(dims)
         batch_variance = raw.var(dims, unbiased=False)

@@ -1,4 +1,4 @@
-"""The variational bottleneck: a diagonal Gaussian for each latent pixel, pulled towards the standard normal.
+"""The variational bottleneck: a diagonal Gaussian for each place or token, pulled towards the standard normal.
 
     KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - log s^2 - 1) / 2
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
+from stepladder.bottlenecks.base import BottleneckOutput, LatentScale, channel_dim
 from stepladder.errors import ConfigError
 from stepladder.randomness import normal
 
@@ -38,10 +38,10 @@ class KLConfig:
 class GaussianPosterior:
     """Diagonal Gaussian over the latent before normalisation."""
 
-    mean: Float[Tensor, "b c h w"]
-    log_variance: Float[Tensor, "b c h w"]
+    mean: Float[Tensor, "b ..."]
+    log_variance: Float[Tensor, "b ..."]
 
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "b c h w"]:
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "b ..."]:
         """One draw by reparametrisation: mean + sigma noise."""
         return self.mean + (0.5 * self.log_variance).exp() * normal(self.mean.shape, generator).to(self.mean.dtype)
 
@@ -59,13 +59,13 @@ class KLBottleneck(nn.Module):
         self.in_channels = 2 * channels
         self.scale = LatentScale(channels)
 
-    def forward(self, features: Float[Tensor, "b d h w"], generator: torch.Generator | None = None) -> BottleneckOutput:
+    def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns latent, divergence and posterior.
 
         Raises:
             ValueError: If the module is in training mode and no generator is given.
         """
-        mean, log_variance = features.float().chunk(2, dim=1)
+        mean, log_variance = features.float().chunk(2, dim=channel_dim(features))
         posterior = GaussianPosterior(mean=mean, log_variance=log_variance.clamp(-30, 20))
         if self.training:
             if generator is None:

@@ -29,6 +29,6 @@ class PlainBottleneck(nn.Module):
         self.in_channels = channels
         self.scale = LatentScale(channels)
 
-    def forward(self, features: Float[Tensor, "b c h w"], generator: torch.Generator | None = None) -> BottleneckOutput:
+    def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns the normalised features; draws nothing."""
         return BottleneckOutput(latent=self.scale(features), loss=features.new_zeros(()))

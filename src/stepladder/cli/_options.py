@@ -5,7 +5,19 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["DEFAULT_MODEL", "Batch", "Device", "Force", "Images", "Json", "Model", "OutFolder", "Seed", "Tile"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Batch",
+    "Device",
+    "Force",
+    "Images",
+    "Json",
+    "Model",
+    "OutFolder",
+    "Seed",
+    "Size",
+    "Tile",
+]
 
 DEFAULT_MODEL = "photo"
 
@@ -37,6 +49,15 @@ Device: TypeAlias = Annotated[
     typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps; without it, CUDA where there is one.", show_default=False),
 ]
 Batch: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Images that are decoded together.")]
+Size: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Cut each image to its central square and resize it to N x N first. Without it, images stay as they are.",
+        show_default=False,
+    ),
+]
 Tile: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -57,15 +57,16 @@ def decode(
     content.check_fits(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
-        channels=tokenizer.config.latent_channels,
-        stride=tokenizer.stride,
+        layout=tokenizer.layout,
+        codebook_size=getattr(tokenizer.bottleneck, "codebook_size", None),
     )
     side = tokenizer.tile_side(tile)
     make_folder(out)
 
     def work(stored: "StoredLatent") -> dict[str, Any]:
         started = time.perf_counter()
-        latent = stored.latent[None].to(tokenizer.device)
+        values = stored.values[None].to(tokenizer.device)
+        latent = values if content.codebook_size is None else tokenizer.latent_from_indices(values)
         image = tokenizer.decode(latent, seeds=[seed], steps=spec.steps, size=stored.size, tile=side)[0].cpu()
         seconds = time.perf_counter() - started
         save_png(to_pil(image), targets[stored.name], force=force)

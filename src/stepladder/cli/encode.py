@@ -11,7 +11,7 @@ from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
-    from stepladder.latents import StoredLatent
+    from stepladder.latents import LatentFile, StoredLatent
 
 __all__ = ["encode"]
 
@@ -34,7 +34,8 @@ def encode(
 ) -> None:
     """Encode images to one file of latents.
 
-    The safetensors file holds the latent of each image under its name.
+    The safetensors file holds the latent of each image under its name: as floats, or as integers where the model is
+    quantised.
     """
     sources = find_images(images)
     check_distinct((source, f"latent '{shown(source.stem)}'") for source in sources)
@@ -51,19 +52,25 @@ def encode(
     def work(source: Path) -> "tuple[Path, StoredLatent]":
         image = to_tensor(load_image(source))[None]
         code = tokenizer.encode(image.to(tokenizer.device))
-        return source, StoredLatent(name=source.stem, latent=code.latent[0].float().cpu(), size=code.size)
+        values = code.latent.float() if code.indices is None else code.indices
+        return source, StoredLatent(name=source.stem, values=values[0].cpu(), size=code.size)
 
     outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
-    fingerprint = tokenizer.fingerprint()
+    content = LatentFile(
+        model=spec.name,
+        fingerprint=tokenizer.fingerprint(),
+        codebook_size=getattr(tokenizer.bottleneck, "codebook_size", None),
+        latents=tuple(stored for _, stored in outcome.done),
+    )
     if outcome.done:
-        latents = tuple(stored for _, stored in outcome.done)
-        write_latents(out, LatentFile(model=spec.name, fingerprint=fingerprint, latents=latents), force=force)
-    rows = [_described(source, stored) for source, stored in outcome.done]
+        write_latents(out, content, force=force)
+    rows = [_described(source, stored, content) for source, stored in outcome.done]
     if json:
         print_json(
             {
                 "model": spec.name,
-                "fingerprint": fingerprint,
+                "fingerprint": content.fingerprint,
+                "codebook_size": content.codebook_size,
                 "output": shown(out) if rows else None,
                 "device": str(tokenizer.device),
                 "done": rows,
@@ -87,15 +94,14 @@ def encode(
     raise typer.Exit(outcome.exit_code)
 
 
-def _described(source: Path, stored: "StoredLatent") -> dict[str, Any]:
+def _described(source: Path, stored: "StoredLatent", content: "LatentFile") -> dict[str, Any]:
     height, width = stored.size
-    size = stored.latent.numel() * stored.latent.element_size()
     return {
         "input": shown(source),
         "name": stored.name,
         "width": width,
         "height": height,
-        "latent_shape": list(stored.latent.shape),
-        "latent_bytes": size,
-        "bits_per_pixel": 8 * size / (width * height),
+        "latent_shape": list(stored.values.shape),
+        "latent_bytes": content.stored_bytes(stored),
+        "bits_per_pixel": content.bits_per_pixel(stored),
     }

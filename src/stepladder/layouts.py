@@ -1,0 +1,158 @@
+"""Layouts: which shape the latent of an image has.
+
+    grid     (B, c, h, w), h = ceil(H / f), w = ceil(W / f): one vector for each f x f patch, for images of any size
+    tokens   (B, N, D): a list of N vectors, none of which belongs to a place, for images of one size
+
+Everything that depends on the difference asks a layout; networks, bottlenecks and files see shapes only.
+
+Reference of the second kind: An Image is Worth 32 Tokens (Yu et al., 2024), https://arxiv.org/abs/2406.07550
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from stepladder.errors import ConfigError, ImageError
+from stepladder.images import pad_to_multiple
+
+__all__ = ["GridLayout", "Layout", "TokenLayout", "check_side"]
+
+
+@dataclass(frozen=True, slots=True)
+class GridLayout:
+    """Latents (B, c, h, w), at 1/f of the side of the image."""
+
+    channels: int
+    """c."""
+    stride: int
+    """f."""
+
+    @property
+    def side_multiple(self) -> int:
+        """Sides that are multiples of this need no padding."""
+        return self.stride
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(c, h, w) of one latent, for an image of (H, W)."""
+        return self.channels, -(-size[0] // self.stride), -(-size[1] // self.stride)
+
+    def covers(self, latent: Float[Tensor, "b ..."]) -> tuple[int, int]:
+        """(H, W) of what the latent describes, padding included."""
+        return latent.shape[2] * self.stride, latent.shape[3] * self.stride
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Any size fits."""
+
+    def check(self, latent: Float[Tensor, "b ..."]) -> None:
+        """Checks that a tensor is a batch of such latents.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if latent.ndim != 4 or latent.shape[1] != self.channels or not latent.is_floating_point():
+            raise ValueError(_misfit(latent, f"(B, {self.channels}, h, w)"))
+
+    def fit(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c ph pw"]:
+        """Pads images to whole patches."""
+        return pad_to_multiple(images, self.stride)
+
+    def fit_latent(self, latent: Float[Tensor, "b c h w"], side_multiple: int) -> Float[Tensor, "b c ph pw"]:
+        """Repeats the last row and column until what the latent covers has sides that are multiples."""
+        multiple = side_multiple // self.stride
+        if multiple <= 1:
+            return latent
+        bottom, right = -latent.shape[2] % multiple, -latent.shape[3] % multiple
+        return F.pad(latent, (0, right, 0, bottom), mode="replicate") if bottom or right else latent
+
+    def __str__(self) -> str:
+        return f"f{self.stride}c{self.channels}"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLayout:
+    """Latents (B, N, D), for square images of one size."""
+
+    tokens: int
+    """N."""
+    channels: int
+    """D."""
+    side: int
+    """Of the images, in pixels."""
+
+    @property
+    def side_multiple(self) -> int:
+        """Sides must be this."""
+        return self.side
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(N, D)."""
+        return self.tokens, self.channels
+
+    def covers(self, latent: Float[Tensor, "b ..."]) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.side, self.side
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Checks that images have the one size that fits.
+
+        Raises:
+            ImageError: If they do not.
+        """
+        if size != (self.side, self.side):
+            height, width = size
+            raise ImageError(
+                f"Image size {width} x {height} does not fit a model with {self.tokens} latent tokens for "
+                f"{self.side} x {self.side}. Crop and resize it first: stepladder.images.centre_crop_resize, or "
+                f"--size {self.side}."
+            )
+
+    def check(self, latent: Float[Tensor, "b ..."]) -> None:
+        """Checks that a tensor is a batch of such latents.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if latent.ndim != 3 or latent.shape[1:] != (self.tokens, self.channels) or not latent.is_floating_point():
+            raise ValueError(_misfit(latent, f"(B, {self.tokens}, {self.channels})"))
+
+    def fit(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Images as they are, once their size is checked."""
+        self.check_size((images.shape[2], images.shape[3]))
+        return images
+
+    def fit_latent(self, latent: Float[Tensor, "b n d"], side_multiple: int) -> Float[Tensor, "b n d"]:
+        """Latents as they are."""
+        assert self.side % side_multiple == 0
+        return latent
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens of {self.channels}"
+
+
+Layout: TypeAlias = GridLayout | TokenLayout
+
+
+def check_side(layout: Layout, side: int, model: str) -> None:
+    """Checks that square images of a side can be encoded, before work starts.
+
+    Args:
+        layout: Of the latents of a model.
+        side: The side that was asked for.
+        model: Its name, for the message.
+
+    Raises:
+        ConfigError: If the model takes another side only.
+    """
+    if isinstance(layout, TokenLayout) and side != layout.side:
+        only = layout.side
+        raise ConfigError(f"Image side {side} does not fit {model}. It takes {only} x {only} only. Pass --size {only}.")
+
+
+def _misfit(latent: Tensor, accepted: str) -> str:
+    return (
+        f"Latent has shape {tuple(latent.shape)} and dtype {latent.dtype}. "
+        f"Accepted: floats of shape {accepted}. Encode with the same model."
+    )
