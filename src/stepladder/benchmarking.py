@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from stepladder import __version__
 from stepladder.errors import ConfigError
+from stepladder.layouts import GridLayout, Layout, check_side
 from stepladder.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
 from stepladder.randomness import generator, normal
 from stepladder.tokenizer import Tokenizer
@@ -64,10 +65,14 @@ class Setting:
     seed: int
     """Of latents, and of the noise of the first image."""
 
-    def latent(self, channels: int, stride: int) -> Float[Tensor, "b c h w"]:
-        """White noise in the shape of the latent of such images."""
-        side = -(-self.size // stride)
-        return normal((self.batch, channels, side, side), generator(self.seed, self.device))
+    def latent(self, layout: Layout) -> Float[Tensor, "b ..."]:
+        """White noise in the shape of the latent of such images.
+
+        Raises:
+            ImageError: If there is no latent of images of this size.
+        """
+        layout.check_size((self.size, self.size))
+        return normal((self.batch, *layout.shape((self.size, self.size))), generator(self.seed, self.device))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +87,8 @@ class Contender:
     """Moves the decoder to its place, draws a latent, and returns the decode of it."""
     side_multiple: int = 1
     """Image sides must be multiples of this."""
+    layout: Layout | None = None
+    """Of the latents of a tokenizer, which may take images of one side only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +170,7 @@ def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = Non
         tokenizer.to(setting.device).eval()
         if setting.compile:
             tokenizer.decoder.network.compile(fullgraph=True, dynamic=False)
-        latent = setting.latent(tokenizer.config.latent_channels, tokenizer.stride)
+        latent = setting.latent(tokenizer.layout)
         seeds = range(setting.seed, setting.seed + setting.batch)
         autocast = torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32)
 
@@ -181,6 +188,7 @@ def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = Non
         stages=tokenizer.schedule.num_stages,
         decoder_parameters=_parameters(tokenizer.decoder),
         prepare=prepare,
+        layout=tokenizer.layout,
     )
 
 
@@ -192,7 +200,7 @@ def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int
 
     def prepare(setting: Setting) -> Decode:
         network.to(setting.device, setting.dtype).eval()
-        latent = setting.latent(latent_channels, stride).to(setting.dtype)
+        latent = setting.latent(GridLayout(latent_channels, stride)).to(setting.dtype)
 
         def call() -> Tensor:
             image: Tensor = network(latent)
@@ -355,6 +363,8 @@ def _check(contenders: Sequence[Contender], *, sizes: Sequence[int], batch: int,
                     f"Image side {size} does not fit {contender.name}. It decodes multiples of {multiple}. "
                     f"Pass --size {size + -size % multiple}."
                 )
+            if contender.layout is not None:
+                check_side(contender.layout, size, contender.name)
     if batch < 1:
         raise ConfigError(f"Batch is {batch}. At least 1 image is needed. Pass a larger --batch.")
     if repeats < 1:

@@ -3,11 +3,23 @@
 from dataclasses import replace
 
 from stepladder.bottlenecks import PlainConfig
-from stepladder.decoders import ConvDecoderConfig
-from stepladder.encoders import ConvEncoderConfig
+from stepladder.decoders import ConvDecoderConfig, MMDiTDecoderConfig
+from stepladder.encoders import ConvEncoderConfig, MMDiTEncoderConfig
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
-__all__ = ["PRESETS", "photo", "photo_base", "tiny"]
+__all__ = [
+    "PRESETS",
+    "imagenet64",
+    "imagenet64_base",
+    "paper_256_p8",
+    "paper_256_p16",
+    "paper_512_p8",
+    "paper_base_256_p16",
+    "photo",
+    "photo_base",
+    "tiny",
+    "tiny_tokens",
+]
 
 
 def photo() -> TokenizerConfig:
@@ -48,5 +60,85 @@ def tiny() -> TokenizerConfig:
     )
 
 
-PRESETS = {"photo": photo, "photo-base": photo_base, "tiny": tiny}
+def paper_256_p16() -> TokenizerConfig:
+    """The main configuration of arXiv 2603.19570: 128 tokens of 32 for 256 x 256, K = 3 (64 to 256), patches of 16."""
+    return _paper(side=256, patch=16, num_stages=3)
+
+
+def paper_256_p8() -> TokenizerConfig:
+    """As `paper_256_p16` with patches of 8 and K = 4 (32 to 256)."""
+    return _paper(side=256, patch=8, num_stages=4)
+
+
+def paper_512_p8() -> TokenizerConfig:
+    """As `paper_256_p8` for 512 x 512 (64 to 512)."""
+    return _paper(side=512, patch=8, num_stages=4)
+
+
+def paper_base_256_p16() -> TokenizerConfig:
+    """The ordinary diffusion decoder (K = 1) of `paper_256_p16`."""
+    return _paper(side=256, patch=16, num_stages=1)
+
+
+def imagenet64() -> TokenizerConfig:
+    """The paper's architecture at a size that CPUs train: 32 tokens of 32 for 64 x 64, K = 3 (16 to 64), patches of 8.
+
+    Unlike in the paper, stages see the clean image of the one before, latent tokens are spread over the image, and a
+    thin convolutional head draws across the borders of patches.
+    """
+    return TokenizerConfig(
+        latent_channels=32,
+        encoder=MMDiTEncoderConfig(
+            image_side=64, patch=8, tokens=32, width=192, depth=4, heads=4, latent_positions="grid"
+        ),
+        bottleneck=PlainConfig(),
+        decoder=MMDiTDecoderConfig(
+            patch=8, width=192, depth=4, heads=4, latent_positions="grid", head_width=16, below=True
+        ),
+        ladder=LadderConfig(num_stages=3),
+        steps_per_stage=4,
+    )
+
+
+def imagenet64_base() -> TokenizerConfig:
+    """The ordinary diffusion decoder (K = 1) of `imagenet64`."""
+    return replace(imagenet64(), ladder=LadderConfig(num_stages=1), steps_per_stage=8)
+
+
+def tiny_tokens() -> TokenizerConfig:
+    """A few thousand parameters in the shape of `imagenet64`, for tests and rehearsals."""
+    return TokenizerConfig(
+        latent_channels=4,
+        encoder=MMDiTEncoderConfig(image_side=32, patch=8, tokens=6, width=16, depth=2, heads=2),
+        bottleneck=PlainConfig(),
+        decoder=MMDiTDecoderConfig(patch=8, width=16, depth=2, heads=2, null_latent=True),
+        ladder=LadderConfig(num_stages=3),
+        steps_per_stage=2,
+    )
+
+
+def _paper(*, side: int, patch: int, num_stages: int) -> TokenizerConfig:
+    """128 tokens of 32; encoder and decoder with 12 layers of 768 features and 12 heads."""
+    return TokenizerConfig(
+        latent_channels=32,
+        encoder=MMDiTEncoderConfig(image_side=side, patch=patch),
+        bottleneck=PlainConfig(),
+        decoder=MMDiTDecoderConfig(patch=patch, null_latent=True),
+        ladder=LadderConfig(num_stages=num_stages),
+        steps_per_stage=50,
+    )
+
+
+PRESETS = {
+    "photo": photo,
+    "photo-base": photo_base,
+    "imagenet64": imagenet64,
+    "imagenet64-base": imagenet64_base,
+    "paper-256-p16": paper_256_p16,
+    "paper-256-p8": paper_256_p8,
+    "paper-512-p8": paper_512_p8,
+    "paper-base-256-p16": paper_base_256_p16,
+    "tiny": tiny,
+    "tiny-tokens": tiny_tokens,
+}
 """All presets by the names that configuration files use."""

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.profiling import count_flops
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
 
-__all__ = ["COUNTED_SIDE", "ModelSummary", "StageSummary", "evaluation_gflop", "summarise"]
+__all__ = ["COUNTED_SIDE", "ModelSummary", "StageSummary", "counted_side", "evaluation_gflop", "summarise"]
 
 COUNTED_SIDE = 256
-"""Side of the image for which costs are counted."""
+"""Side of the image for which costs are counted, where a model takes any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,10 +42,14 @@ class ModelSummary:
 
     description: str
     """What the weights were trained on, and their limits; empty if unknown."""
-    stride: int
-    """f, image side over latent side."""
+    latent: str
+    """Its layout: `f8c16` for a grid, `64 tokens of 16` for tokens."""
     latent_channels: int
-    """c."""
+    """c of a grid, D of tokens."""
+    stride: int | None
+    """f of a grid, image side over latent side; None for tokens."""
+    image_side: int | None
+    """Side of the images that it takes; None for any size."""
     encoder_parameters: int
     """Of encoder and bottleneck."""
     decoder_parameters: int
@@ -53,7 +58,7 @@ class ModelSummary:
     steps_per_stage: int
     """Where a call names none."""
     counted_side: int = COUNTED_SIDE
-    """Side of the image for which costs are counted."""
+    """Side of the image for which costs are counted, where a model takes any."""
 
     @property
     def network_evaluations(self) -> int:
@@ -75,21 +80,29 @@ class ModelSummary:
 
 def summarise(tokenizer: Tokenizer) -> ModelSummary:
     """Counts parameters and costs."""
-    schedule = tokenizer.schedule
-    costs = evaluation_gflop(tokenizer.config)
+    schedule, layout = tokenizer.schedule, tokenizer.layout
+    costs = evaluation_gflop(tokenizer.config, counted_side(tokenizer.config))
     stages = tuple(
         StageSummary(downscale=stage.downscale, t_start=stage.t_start, t_end=stage.t_end, gflop=cost)
         for stage, cost in zip(schedule.stages, costs, strict=True)
     )
     return ModelSummary(
         description=tokenizer.config.description,
-        stride=tokenizer.stride,
-        latent_channels=tokenizer.config.latent_channels,
+        latent=str(layout),
+        latent_channels=layout.channels,
+        stride=layout.stride if isinstance(layout, GridLayout) else None,
+        image_side=layout.side if isinstance(layout, TokenLayout) else None,
+        counted_side=counted_side(tokenizer.config),
         encoder_parameters=_parameters(tokenizer.encoder) + _parameters(tokenizer.bottleneck),
         decoder_parameters=_parameters(tokenizer.decoder),
         stages=stages,
         steps_per_stage=tokenizer.steps_per_stage,
     )
+
+
+def counted_side(config: TokenizerConfig) -> int:
+    """The side for which costs are counted: `COUNTED_SIDE`, or the one side that the model takes."""
+    return config.layout.side if isinstance(config.layout, TokenLayout) else COUNTED_SIDE
 
 
 @torch.no_grad()
@@ -99,13 +112,17 @@ def evaluation_gflop(config: TokenizerConfig, side: int = COUNTED_SIDE) -> list[
     Args:
         config: Of the tokenizer.
         side: Of the image; counted for the next larger side that fits the ladder.
+
+    Raises:
+        ImageError: If the model takes images of another size only.
     """
     with torch.device("meta"):
         tokenizer = Tokenizer(config)
         decoder = tokenizer.decoder
+        layout = config.layout
+        layout.check_size((side, side))
         side += -side % decoder.side_multiple
-        latent_side = side // tokenizer.stride
-        context = decoder.context(torch.zeros(1, config.latent_channels, latent_side, latent_side))
+        context = decoder.context(torch.zeros(1, *layout.shape((side, side))))
         costs = []
         for stage in decoder.schedule.stages:
             x, u = torch.zeros(1, 3, side // stage.downscale, side // stage.downscale), torch.ones(1)

@@ -8,11 +8,12 @@ share an encoder share latents.
 """
 
 import hashlib
+import json
 import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,15 +22,15 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import structure, unstructure
-from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
-from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder
+from stepladder.decoders import ConvDecoderConfig, DecoderConfig, GuidanceConfig, LadderDecoder, build_network
+from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
-from stepladder.images import crop_to, pad_to_multiple
+from stepladder.images import crop_to
+from stepladder.layouts import Layout, TokenLayout
 from stepladder.nn.blocks import channels_last
 from stepladder.randomness import generators
 from stepladder.samplers import sample_progressively
@@ -72,7 +73,7 @@ class TokenizerConfig:
     """Everything that defines a tokenizer but its weights."""
 
     latent_channels: int = 16
-    """c."""
+    """c of a grid latent, D of latent tokens."""
     encoder: EncoderConfig = field(default_factory=ConvEncoderConfig)
     """Images to features."""
     bottleneck: BottleneckConfig = field(default_factory=PlainConfig)
@@ -83,7 +84,9 @@ class TokenizerConfig:
     """The scales that it climbs."""
     steps_per_stage: int = 8
     """Steps in each stage where a call names none."""
-    tile: int = 1024
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    """Guidance on the latent where a call names none."""
+    tile: int = 512
     """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
     description: str = ""
     """One line on what the weights were trained on, and their limits."""
@@ -96,13 +99,18 @@ class TokenizerConfig:
         if self.tile < 0:
             raise ConfigError(f"Tile side {self.tile} is negative. Pass the side of a tile, or 0 for no tiles.")
 
+    @property
+    def layout(self) -> Layout:
+        """How latents are laid out."""
+        return latent_layout(self.encoder, self.latent_channels)
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """What `Tokenizer.encode` returns."""
 
-    latent: Float[Tensor, "b c h w"]
-    """Latent of unit scale."""
+    latent: Float[Tensor, "b ..."]
+    """Latent of unit scale: a grid (B, c, h, w), or tokens (B, N, D)."""
     size: tuple[int, int]
     """(H, W) of the images, to which a decode crops back."""
     indices: Int[Tensor, "b ..."] | None = None
@@ -121,11 +129,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         self.bottleneck: Any = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
         self.decoder = LadderDecoder(
-            build_network(config.decoder, config.latent_channels, config.encoder.stride),
+            build_network(config.decoder, config.layout),
             StageSchedule.uniform(config.ladder.num_stages, config.ladder.gamma),
             config.decoder.prediction,
         )
-        self._check_tile(config.tile)
+        if self.decoder.network.tile_margin is not None:
+            self._check_tile(config.tile)
+        self._check_side()
+        self.decoder.check_guidance(config.guidance)
 
     @property
     def schedule(self) -> StageSchedule:
@@ -138,9 +149,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return self.config.steps_per_stage
 
     @property
-    def stride(self) -> int:
-        """f, image side over latent side."""
-        return self.config.encoder.stride
+    def layout(self) -> Layout:
+        """How latents are laid out, and which images fit."""
+        return self.config.layout
+
+    @property
+    def side_multiple(self) -> int:
+        """Images whose sides are multiples of this go through encoder and ladder without padding."""
+        return math.lcm(self.decoder.side_multiple, self.layout.side_multiple)
 
     @property
     def device(self) -> torch.device:
@@ -154,60 +170,64 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Encoding:
-        """Encodes images in [-1, 1] of any size.
+        """Encodes images in [-1, 1]: of any size for grid latents, of one size for tokens.
 
         Raises:
             ValueError: If the images are not floats of shape (B, 3, H, W).
+            ImageError: If their size does not fit.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
                 f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. "
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
-        out = self.bottleneck(self.encoder(pad_to_multiple(images.to(self.dtype), self.stride)))
+        out = self.bottleneck(self.encoder(self.layout.fit(images.to(self.dtype))))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )
 
     def decode(
         self,
-        code: Encoding | Float[Tensor, "b c h w"],
+        code: Encoding | Float[Tensor, "b ..."],
         *,
         seeds: Sequence[int] | None = None,
         steps: int | Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         tile: int | None = None,
+        guidance: GuidanceConfig | float | None = None,
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
 
         Args:
-            code: From `encode`, or a bare latent (B, c, h, w).
+            code: From `encode`, or a bare latent: (B, c, h, w) or (B, N, D).
             seeds: One for each image: alone or in a batch, the same image. By default 0, 1, 2, ...
             steps: Steps per stage, one number or one for each stage; the tokenizer's own by default.
-            size: (H, W) to crop to; by default the size of the encoded images, or f times the latent.
+            size: (H, W) to crop to; by default the size of the encoded images, or all that the latent covers.
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
                 bound memory and show nowhere. The first stage of a ladder is never tiled.
+            guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps, the size or the tile do not fit.
+            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit.
         """
-        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile)
+        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance)
         return image
 
     @torch.no_grad()
     def decode_progressively(
         self,
-        code: Encoding | Float[Tensor, "b c h w"],
+        code: Encoding | Float[Tensor, "b ..."],
         *,
         seeds: Sequence[int] | None = None,
         steps: int | Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         tile: int | None = None,
+        guidance: GuidanceConfig | float | None = None,
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each rung, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
-        self._check_latent(latent)
-        full = (latent.shape[2] * self.stride, latent.shape[3] * self.stride)
+        self.layout.check(latent)
+        full = self.layout.covers(latent)
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
             raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
@@ -215,17 +235,43 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         if len(seeds) != latent.shape[0]:
             raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
         side = self.tile_side(tile)
-        padded = _pad_latent(latent.to(self.dtype), self.decoder.side_multiple // self.stride)
-        denoiser = self.decoder.denoiser(self.decoder.context(padded), tile=side)
+        padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
+        denoiser = self.decoder.guided(padded, self._guidance(guidance), tile=side)
         for result in sample_progressively(
             denoiser,
             self.schedule,
-            size=(padded.shape[2] * self.stride, padded.shape[3] * self.stride),
+            size=self.layout.covers(padded),
             generators=generators(seeds, latent.device),
             steps=self.steps_per_stage if steps is None else steps,
         ):
             scale = result.stage.downscale
             yield crop_to(result.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+
+    def latent_from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """The latent of code indices, exactly as `encode` gave it beside them.
+
+        Raises:
+            ValueError: If the bottleneck is not quantised, or the indices have another dtype, shape or range.
+        """
+        if not hasattr(self.bottleneck, "from_indices"):
+            raise ValueError(
+                f"Bottleneck '{self.config.bottleneck.kind}' has no code indices. Decode its latents as they are."
+            )
+        size: int = self.bottleneck.codebook_size
+        places = [str(self.layout.tokens)] if isinstance(self.layout, TokenLayout) else ["h", "w"]
+        if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim != 1 + len(places):
+            raise ValueError(
+                f"Code indices have shape {tuple(indices.shape)} and dtype {indices.dtype}. "
+                f"Accepted: integers of shape (B, {', '.join(places)}). Encode with the same model."
+            )
+        low, high = (int(bound) for bound in indices.aminmax()) if indices.numel() else (0, 0)
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"Code indices reach from {low} to {high}. Accepted: 0 to {size - 1}. Encode with the same model."
+            )
+        latent: Tensor = self.bottleneck.from_indices(indices.long())
+        self.layout.check(latent)
+        return latent
 
     def tile_side(self, tile: int | None = None) -> int:
         """Side of the tiles with which a decode that is asked for `tile` works; 0 for none.
@@ -241,9 +287,18 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ConfigError(f"Tile side {tile} does not fit a decoder that looks at the whole image. Leave it out.")
         return tile
 
+    def network_evaluations(
+        self, steps: int | Sequence[int] | None = None, guidance: GuidanceConfig | float | None = None
+    ) -> int:
+        """Network evaluations of a decode with such `steps` and `guidance`; the tokenizer's own by default."""
+        taken = self.steps_per_stage if steps is None else steps
+        return sum(self.decoder.evaluations(taken, self._guidance(guidance)))
+
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
         digest = hashlib.sha256()
+        if hasattr(self.bottleneck, "codebook_size"):  # levels are no weights
+            digest.update(json.dumps(unstructure(self.config.bottleneck), sort_keys=True).encode())
         for module in (self.encoder, self.bottleneck):
             for name, value in sorted(module.state_dict().items()):
                 digest.update(name.encode())
@@ -290,18 +345,29 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
 
+    def _guidance(self, guidance: GuidanceConfig | float | None) -> GuidanceConfig:
+        """The guidance of a decode that is asked for `guidance`."""
+        match guidance:
+            case None:
+                return self.config.guidance
+            case GuidanceConfig():
+                return guidance
+            case scale:
+                return replace(self.config.guidance, scale=float(scale))
+
     def _check_tile(self, tile: int) -> None:
-        multiple = math.lcm(self.decoder.side_multiple, self.stride)
+        multiple = self.side_multiple
         if tile < 0 or tile % multiple:
             near = max(1, round(tile / multiple)) * multiple
             raise ConfigError(f"Tile side {tile} is not 0 or a multiple of {multiple}. Pass one, for example {near}.")
 
-    def _check_latent(self, latent: Tensor) -> None:
-        channels = self.config.latent_channels
-        if latent.ndim != 4 or latent.shape[1] != channels or not latent.is_floating_point():
-            raise ValueError(
-                f"Latent has shape {tuple(latent.shape)} and dtype {latent.dtype}. "
-                f"Accepted: floats of shape (B, {channels}, h, w). Encode with the same model."
+    def _check_side(self) -> None:
+        """Images of one size must fit the ladder as they are: nothing could be cropped back."""
+        layout, multiple = self.layout, self.decoder.side_multiple
+        if isinstance(layout, TokenLayout) and layout.side % multiple:
+            raise ConfigError(
+                f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
+                f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
             )
 
 
@@ -362,11 +428,3 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     raise CheckpointError(
         f"Unknown model '{name}'. Accepted: an embedded name ({known}), a folder, or a hub id owner/name."
     )
-
-
-def _pad_latent(latent: Tensor, multiple: int) -> Tensor:
-    """Repeats the last row and column of a latent until its sides are multiples of `multiple`."""
-    if multiple <= 1:
-        return latent
-    bottom, right = -latent.shape[2] % multiple, -latent.shape[3] % multiple
-    return F.pad(latent, (0, right, 0, bottom), mode="replicate") if bottom or right else latent

@@ -1,7 +1,11 @@
 """Decoders: a network, what it predicts, and the ladder that it climbs."""
 
 from stepladder.decoders.convolutional import ConvDecoder, ConvDecoderConfig
+from stepladder.decoders.guidance import GuidanceConfig
 from stepladder.decoders.ladder import Context, DecoderNetwork, LadderDecoder, Prediction
+from stepladder.decoders.mmdit import MMDiTDecoder, MMDiTDecoderConfig
+from stepladder.errors import ConfigError
+from stepladder.layouts import GridLayout, Layout, TokenLayout
 
 __all__ = [
     "Context",
@@ -9,16 +13,29 @@ __all__ = [
     "ConvDecoderConfig",
     "DecoderConfig",
     "DecoderNetwork",
+    "GuidanceConfig",
     "LadderDecoder",
+    "MMDiTDecoder",
+    "MMDiTDecoderConfig",
     "Prediction",
     "build_network",
 ]
 
-DecoderConfig = ConvDecoderConfig
+DecoderConfig = ConvDecoderConfig | MMDiTDecoderConfig
 
 
-def build_network(config: DecoderConfig, latent_channels: int, stride: int) -> ConvDecoder:
-    """The network that a config describes, for latents of `latent_channels` at 1/stride of the image side."""
-    match config:
-        case ConvDecoderConfig():
-            return ConvDecoder(config, latent_channels, stride)
+def build_network(config: DecoderConfig, layout: Layout) -> ConvDecoder | MMDiTDecoder:
+    """The network that a config describes, for latents of a layout.
+
+    Raises:
+        ConfigError: If it does not take such latents.
+    """
+    match config, layout:
+        case ConvDecoderConfig(), GridLayout(channels, stride):
+            return ConvDecoder(config, channels, stride)
+        case MMDiTDecoderConfig(), TokenLayout():
+            return MMDiTDecoder(config, layout)
+    raise ConfigError(
+        f"Decoder kind '{config.kind}' does not read a latent of {layout}. Accepted: 'conv' for grids, 'mmdit' for "
+        "tokens. Take the kind of the encoder."
+    )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,6 +76,7 @@ class ConvDecoder(nn.Module):
     """Noisy images (B, 3, h, w) to predictions of the same shape, given the context of a latent."""
 
     side_multiple = 2 * _PATCH
+    guidable = False
 
     def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
         super().__init__()
@@ -111,16 +112,22 @@ class ConvDecoder(nn.Module):
 
     @property
     def tile_margin(self) -> int:
-        """Half of the reach: influence falls off like a bell curve, and of what is further away nothing shows.
+        """A third of the reach: influence falls off like a bell curve, and of what is further away nothing shows.
 
         Reference: Understanding the Effective Receptive Field in Deep Convolutional Neural Networks (Luo et al., 2016),
         https://arxiv.org/abs/1701.04128; docs/large-images.md has it measured.
         """
         multiple = math.lcm(self.side_multiple, self.stride)
-        return -(-self.reach // (2 * multiple)) * multiple
+        return -(-self.reach // (3 * multiple)) * multiple
 
-    def context(self, latent: Float[Tensor, "b c h w"]) -> Context:
-        """Reads a latent (B, c, h, w); its draft has the side of the image."""
+    def context(self, latent: Float[Tensor, "b c h w"], dropped: Bool[Tensor, " b"] | None = None) -> Context:
+        """Reads a latent (B, c, h, w); its draft has the side of the image.
+
+        Raises:
+            ConfigError: If some latents shall be left out: there is nothing that stands for none.
+        """
+        if dropped is not None:
+            raise ConfigError("Decoder 'conv' has no null latent, so none can be left out. Decode latents as they are.")
         features, draft = self.reader(latent)
         return Context(features=features, draft=draft)
 
@@ -141,6 +148,7 @@ class ConvDecoder(nn.Module):
             context: From `context`.
             below: Clean image of the stage before, at half the side of `x`; None at the first stage.
         """
+        assert context.draft is not None
         guess = down(context.draft, downscale)
         if below is not None:
             guess = guess + up(below - down(guess))

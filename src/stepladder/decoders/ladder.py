@@ -12,22 +12,30 @@ because a network on large patches predicts smooth images far better than white 
 Large images are looked at in tiles (`tiling`), but for the first stage of a ladder, which is small: there the decoder
 sees the image as a whole. A ladder with K = 1 has no such stage, and its only one is tiled.
 
+With guidance (`guidance`), the network looks a second time, at the context of a null latent.
+
 Reference: Back to Basics: Let Denoising Generative Models Denoise (Li & He, 2025), https://arxiv.org/abs/2511.13720
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from stepladder.decoders.guidance import GuidanceConfig, evaluations_per_stage, guide
 from stepladder.decoders.tiling import Cut, predict_in_tiles
+from stepladder.errors import ConfigError
 from stepladder.samplers import Denoiser, Prediction
 from stepladder.stages import NOISE_FLOOR, Stage, StageSchedule, clean_from_velocity, velocity_from_clean
 
 __all__ = ["Context", "DecoderNetwork", "LadderDecoder", "Prediction", "PredictionKind"]
 
 PredictionKind = Literal["clean", "velocity"]
+
+_NO_GUIDANCE = GuidanceConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,8 @@ class Context:
 
     features: Float[Tensor, "b ..."]
     """Features of the latent, on its own grid."""
-    draft: Float[Tensor, "b 3 H W"]
-    """A first image, straight from the latent and without noise: what the network refines."""
+    draft: Float[Tensor, "b 3 H W"] | None
+    """A first image, straight from the latent and without noise, which the network refines; None if it makes none."""
 
 
 class DecoderNetwork(Protocol):
@@ -57,8 +65,13 @@ class DecoderNetwork(Protocol):
         """
         ...
 
-    def context(self, latent: Tensor) -> Context:
-        """Reads a latent."""
+    @property
+    def guidable(self) -> bool:
+        """Whether it has a null latent, one that stands for none: context dropout and guidance need it."""
+        ...
+
+    def context(self, latent: Tensor, dropped: Bool[Tensor, " b"] | None = None) -> Context:
+        """Reads latents; where `dropped` is true, the null latent instead."""
         ...
 
     def __call__(
@@ -92,9 +105,26 @@ class LadderDecoder(nn.Module):
         """Image sides must be multiples of this for every stage to fit the network."""
         return int(self.network.side_multiple) * self.schedule.multiple
 
-    def context(self, latent: Tensor) -> Context:
-        """Reads a latent, once for a whole decode."""
-        context = self.network.context(latent)
+    @property
+    def guidable(self) -> bool:
+        """Whether the network has a null latent."""
+        return bool(self.network.guidable)
+
+    def check_guidance(self, guidance: GuidanceConfig) -> None:
+        """Checks that this decoder can be guided so.
+
+        Raises:
+            ConfigError: If it has no null latent, and the scale is not 1.
+        """
+        if not guidance.is_off and not self.guidable:
+            raise ConfigError(
+                f"Guidance scale {guidance.scale:g} does not fit a decoder without a null latent. Use scale 1, or a "
+                "model that was trained with loss.context_dropout."
+            )
+
+    def context(self, latent: Tensor, dropped: Bool[Tensor, " b"] | None = None) -> Context:
+        """Reads latents, once for a whole decode; where `dropped` is true, the null latent instead."""
+        context = self.network.context(latent) if dropped is None else self.network.context(latent, dropped)
         assert isinstance(context, Context)
         return context
 
@@ -106,23 +136,52 @@ class LadderDecoder(nn.Module):
         context: Context,
         below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
         *,
+        unconditional: Context | None = None,
+        guidance: GuidanceConfig = _NO_GUIDANCE,
         floor: float = NOISE_FLOOR,
     ) -> Prediction:
         """Predicts at local times `u` of a stage.
 
-        `below` is the clean image of the stage before, if any; `floor` clamps the noise level that x-prediction divides
-        by.
+        Args:
+            x: Noisy image at the scale of the stage.
+            u: Local times, one for each image.
+            stage: Which stage.
+            context: From `context`.
+            below: The clean image of the stage before, if any.
+            unconditional: The context of null latents, where there is guidance.
+            guidance: How the two are combined.
+            floor: Clamps the noise level that x-prediction divides by.
         """
-        out = self.network(x, stage.coordinate(u), stage.downscale, context, below).float()
+        coordinate = stage.coordinate(u)
+
+        def look(seen: Context) -> Tensor:
+            found: Tensor = self.network(x, coordinate, stage.downscale, seen, below)
+            return found.float()
+
+        if unconditional is None:
+            assert guidance.is_off, "guidance without the context of null latents"
+            out = look(context)
+        else:
+            out = guide(guidance.scales(coordinate), lambda: look(context), lambda: look(unconditional))
         if self.prediction == "clean":
             return Prediction(clean=out, velocity=velocity_from_clean(x, out, u, stage, floor=floor))
         return Prediction(clean=clean_from_velocity(x, out, u, stage), velocity=out)
 
-    def denoiser(self, context: Context, *, floor: float = NOISE_FLOOR, tile: int = 0) -> Denoiser:
-        """The decoder as samplers and losses call it, with the context bound.
+    def denoiser(
+        self,
+        context: Context,
+        *,
+        unconditional: Context | None = None,
+        guidance: GuidanceConfig = _NO_GUIDANCE,
+        floor: float = NOISE_FLOOR,
+        tile: int = 0,
+    ) -> Denoiser:
+        """The decoder as samplers and losses call it, with its contexts bound.
 
         Args:
             context: From `context`.
+            unconditional: As in `forward`.
+            guidance: As in `forward`.
             floor: As in `forward`.
             tile: A stage with a longer side than this is looked at in tiles of this side, but for the first stage of a
                 ladder. A multiple of `side_multiple` and of the side of a latent cell; 0 for never.
@@ -130,9 +189,15 @@ class LadderDecoder(nn.Module):
 
         def denoise(x: Tensor, u: Tensor, stage: Stage, below: Tensor | None) -> Prediction:
             def predict(cut: Cut) -> Prediction:
-                part = Context(features=cut(context.features), draft=cut(context.draft))
                 prediction: Prediction = self(
-                    cut(x), u, stage, part, None if below is None else cut(below), floor=floor
+                    cut(x),
+                    u,
+                    stage,
+                    _part(context, cut),
+                    None if below is None else cut(below),
+                    unconditional=None if unconditional is None else _part(unconditional, cut),
+                    guidance=guidance,
+                    floor=floor,
                 )
                 return prediction
 
@@ -142,6 +207,38 @@ class LadderDecoder(nn.Module):
 
         return denoise
 
+    def guided(self, latent: Tensor, guidance: GuidanceConfig, *, tile: int = 0) -> Denoiser:
+        """The denoiser of latents: reads them and, where guidance asks for it, the null latent.
+
+        Args:
+            latent: A batch of them.
+            guidance: Of the decode; one that is off costs nothing.
+            tile: As in `denoiser`.
+
+        Raises:
+            ConfigError: If this decoder cannot be guided so.
+        """
+        self.check_guidance(guidance)
+        unconditional = None
+        if not guidance.is_off:
+            everything = torch.ones(latent.shape[0], dtype=torch.bool, device=latent.device)
+            unconditional = self.context(latent, everything)
+        return self.denoiser(self.context(latent), unconditional=unconditional, guidance=guidance, tile=tile)
+
+    def evaluations(self, steps: int | Sequence[int], guidance: GuidanceConfig = _NO_GUIDANCE) -> tuple[int, ...]:
+        """Network evaluations in each stage of a decode.
+
+        Args:
+            steps: Steps per stage, one number for all stages or one for each.
+            guidance: Of the decode.
+        """
+        return evaluations_per_stage(guidance, self.schedule, steps)
+
     def _sees_all(self, stage: Stage) -> bool:
         """Whether a stage is never tiled: the first of several."""
         return stage.index == 0 and self.schedule.num_stages > 1
+
+
+def _part(context: Context, cut: Cut) -> Context:
+    """What a tile sees of a context."""
+    return Context(features=cut(context.features), draft=None if context.draft is None else cut(context.draft))

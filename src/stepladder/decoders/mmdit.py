@@ -1,0 +1,173 @@
+"""A transformer denoiser for latents that are lists of tokens.
+
+    x (at the scale of the stage) -> patches (P x P) -> one stream;   latent tokens -> the other
+    joint blocks, modulated by noise coordinate and scale;   patches after the last one -> image
+
+The patch has the same number of pixels at every scale, so a stage at half the side has a quarter of the patches: coarse
+stages never pay for fine ones. The latent stream has the same length at every stage.
+
+With a head, two convolutions add to the image that the patches make, given a few features at each pixel and x: they
+work across the borders of patches, so that no grid of them shows. With `below`, the network also sees the clean image
+of the stage before, enlarged, and adds to it: what a jump hides in noise is not lost. The networks of the paper do
+without both.
+
+Reference: arXiv 2603.19570; Scaling Rectified Flow Transformers (Esser et al., 2024), https://arxiv.org/abs/2403.03206
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stepladder.decoders.ladder import Context, PredictionKind
+from stepladder.errors import ConfigError
+from stepladder.layouts import TokenLayout
+from stepladder.nn.blocks import zero_init
+from stepladder.nn.embedding import ScalarEmbedding
+from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
+from stepladder.nn.transformer import AdaptiveNorm, JointBlock, check_transformer, run_blocks
+from stepladder.stages import up
+
+__all__ = ["MMDiTDecoder", "MMDiTDecoderConfig"]
+
+_FREQUENCIES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMDiTDecoderConfig:
+    """Sizes of the transformer denoiser."""
+
+    kind: Literal["mmdit"] = "mmdit"
+    """Which decoder."""
+    prediction: PredictionKind = "clean"
+    """What the network predicts: the clean image (x-prediction), or the velocity."""
+    patch: int = 16
+    """P, side of a patch at every scale."""
+    width: int = 768
+    """Features of a token inside."""
+    depth: int = 12
+    """Joint blocks."""
+    heads: int = 12
+    """Attention heads."""
+    latent_positions: LatentPositions = "cross"
+    """Rotary positions of the latent tokens: 'none', '1d', 'cross' (a row below the image) or 'grid' (over it)."""
+    head_width: int = 0
+    """Channels of the convolutions at full resolution; 0 for none, and a linear layer from patches to pixels."""
+    below: bool = False
+    """Whether it sees the clean image of the stage before."""
+    null_latent: bool = False
+    """Whether it has a learned latent that stands for none: context dropout and guidance need it."""
+
+    def __post_init__(self) -> None:
+        check_transformer("Decoder", self.patch, self.width, self.depth, self.heads)
+        if self.head_width < 0:
+            raise ConfigError(f"Decoder head_width {self.head_width} is negative. Pass 0 for none; usual value: 16.")
+
+
+class MMDiTDecoder(nn.Module):
+    """Noisy images (B, 3, h, w) to predictions of the same shape, given the context of a latent."""
+
+    tile_margin = None
+
+    def __init__(self, config: MMDiTDecoderConfig, layout: TokenLayout) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        width = config.width
+        self.read = nn.Linear(layout.channels, width)
+        self.null = nn.Parameter(torch.randn(layout.tokens, layout.channels)) if config.null_latent else None
+
+        self.noise_embedding = ScalarEmbedding(_FREQUENCIES)
+        self.scale_embedding = ScalarEmbedding(_FREQUENCIES, max_turns=4.0)
+        self.embed = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+        seen = 6 if config.below else 3
+        self.stem = nn.Linear(seen * config.patch**2, width)
+        self.blocks = nn.ModuleList(
+            JointBlock(width, config.heads, embedding=width, last=i == config.depth - 1) for i in range(config.depth)
+        )
+        self.norm = AdaptiveNorm(width, width)
+        self.out = zero_init(nn.Linear(width, 3 * config.patch**2))
+        if config.head_width:
+            self.to_head = nn.Linear(width, config.head_width * config.patch**2)
+            self.head = nn.Conv2d(3 + config.head_width + seen, config.head_width, 3, padding=1)
+            self.from_head = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
+
+    @property
+    def side_multiple(self) -> int:
+        """P."""
+        return self.config.patch
+
+    @property
+    def guidable(self) -> bool:
+        """Whether it has a null latent."""
+        return self.null is not None
+
+    def context(self, latent: Float[Tensor, "b n d"], dropped: Bool[Tensor, " b"] | None = None) -> Context:
+        """Reads a latent (B, N, D); there is no draft.
+
+        Args:
+            latent: Tokens.
+            dropped: Images that are decoded as if there was no latent.
+
+        Raises:
+            ConfigError: If some shall be dropped, and the network has no null latent.
+        """
+        if dropped is not None:
+            if self.null is None:
+                raise ConfigError(
+                    "The decoder has no null latent, so none can be left out. Set tokenizer.decoder.null_latent and "
+                    "train it with loss.context_dropout."
+                )
+            latent = torch.where(dropped[:, None, None], self.null.to(latent.dtype), latent)
+        return Context(features=self.read(latent), draft=None)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        coordinate: Float[Tensor, " b"],
+        downscale: int,
+        context: Context,
+        below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Predicts at one scale.
+
+        Args:
+            x: Noisy image; sides are multiples of the patch.
+            coordinate: Global noise coordinate in [0, 1], float32.
+            downscale: Side of the image over side of `x`, a power of two.
+            context: From `context`.
+            below: Clean image of the stage before, at half the side of `x`; None at the first stage.
+        """
+        config = self.config
+        guess = up(below) if config.below and below is not None else torch.zeros_like(x)
+        scale = torch.full_like(coordinate, math.log2(downscale) / 8)
+        dtype = self.stem.weight.dtype  # times and images stay in float32 until here
+        embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, D)
+        seen = (torch.cat([x, guess], dim=1) if config.below else x).to(dtype)
+        patches = F.pixel_unshuffle(seen, config.patch)  # (B, c P P, h/P, w/P)
+        rows, columns = patches.shape[2:]
+        pairs = config.width // config.heads // 2
+        latent = context.features
+        angles = (
+            grid_angles(rows, columns, pairs, x.device),
+            token_angles(config.latent_positions, latent.shape[1], pairs, x.device),
+        )
+        image = self.stem(patches.flatten(2).transpose(1, 2))  # (B, patches, D)
+        image, _ = run_blocks(self.blocks, image, latent, angles, embedding, checkpointing=self.checkpointing)
+        image = self.norm(image, embedding)
+        residual = self._to_pixels(self.out(image), rows)
+        if config.head_width:
+            pixels = self._to_pixels(self.to_head(image), rows)  # (B, head_width, h, w)
+            h = self.head(torch.cat([residual, pixels, seen.to(pixels.dtype)], dim=1))
+            residual = residual + self.from_head(F.silu(h))
+        return residual + guess if config.prediction == "clean" else residual
+
+    def _to_pixels(self, patches: Float[Tensor, "b n d"], rows: int) -> Float[Tensor, "b c h w"]:
+        """Patches, row by row, to the image that they make."""
+        grid = patches.transpose(1, 2).unflatten(2, (rows, -1))  # (B, c P P, h/P, w/P)
+        return F.pixel_shuffle(grid, self.config.patch)

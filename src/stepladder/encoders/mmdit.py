@@ -1,0 +1,88 @@
+"""A transformer encoder that reads an image into a list of tokens.
+
+    image -> patches (P x P) -> one stream;   N learned registers -> the other
+    joint blocks;   registers after the last one -> (B, N, D)
+
+A token belongs to no place: registers may gather whatever describes the image best, from anywhere in it.
+
+Reference: An Image is Worth 32 Tokens (Yu et al., 2024), https://arxiv.org/abs/2406.07550; with two streams as in
+arXiv 2603.19570
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stepladder.errors import ConfigError
+from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
+from stepladder.nn.transformer import JointBlock, TokenNorm, check_transformer, run_blocks
+
+__all__ = ["MMDiTEncoder", "MMDiTEncoderConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMDiTEncoderConfig:
+    """Sizes of the transformer encoder."""
+
+    kind: Literal["mmdit"] = "mmdit"
+    """Which encoder."""
+    image_side: int = 256
+    """Side of the images that it takes."""
+    patch: int = 16
+    """P, side of a patch."""
+    tokens: int = 128
+    """N, latent tokens."""
+    width: int = 768
+    """Features of a token inside."""
+    depth: int = 12
+    """Joint blocks."""
+    heads: int = 12
+    """Attention heads."""
+    latent_positions: LatentPositions = "cross"
+    """Rotary positions of the latent tokens: 'none', '1d', 'cross' (a row below the image) or 'grid' (over it)."""
+
+    def __post_init__(self) -> None:
+        check_transformer("Encoder", self.patch, self.width, self.depth, self.heads)
+        if self.tokens < 1:
+            raise ConfigError(f"Encoder tokens {self.tokens} is less than 1. Usual values: 32 to 256.")
+        if self.image_side < 1 or self.image_side % self.patch:
+            raise ConfigError(
+                f"Encoder image_side {self.image_side} is not a multiple of its patch {self.patch}. Pass one."
+            )
+
+
+class MMDiTEncoder(nn.Module):
+    """Images (B, 3, S, S) to features (B, N, out_channels)."""
+
+    def __init__(self, config: MMDiTEncoderConfig, out_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        width = config.width
+        self.stem = nn.Linear(3 * config.patch**2, width)
+        self.registers = nn.Parameter(torch.randn(config.tokens, width))
+        self.blocks = nn.ModuleList(
+            JointBlock(width, config.heads, last=i == config.depth - 1) for i in range(config.depth)
+        )
+        self.norm = TokenNorm(width)
+        self.out = nn.Linear(width, out_channels)
+
+    def forward(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b n d"]:
+        """Encodes images in [-1, 1] whose sides are multiples of the patch."""
+        config = self.config
+        patches = F.pixel_unshuffle(images, config.patch)  # (B, 3 P P, S/P, S/P)
+        rows, columns = patches.shape[2:]
+        pairs = config.width // config.heads // 2
+        angles = (
+            token_angles(config.latent_positions, config.tokens, pairs, images.device),
+            grid_angles(rows, columns, pairs, images.device),
+        )
+        image = self.stem(patches.flatten(2).transpose(1, 2))  # (B, patches, width)
+        registers = self.registers.expand(images.shape[0], -1, -1)
+        registers, _ = run_blocks(self.blocks, registers, image, angles, checkpointing=self.checkpointing)
+        features: Tensor = self.out(self.norm(registers))
+        return features
