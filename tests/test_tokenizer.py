@@ -108,10 +108,10 @@ def test_steps_are_the_tokenizer_s_own_unless_a_call_names_them(tokenizer, image
 
 
 def test_tiles_are_the_tokenizer_s_own_unless_a_call_names_them(tokenizer, images):
-    assert tokenizer.tile_side() == presets.tiny().tile == 1024
+    assert tokenizer.tile_side() == presets.tiny().tile == 512
     assert (tokenizer.tile_side(0), tokenizer.tile_side(64)) == (0, 64)
     code = tokenizer.encode(images)
-    assert torch.equal(tokenizer.decode(code, tile=1024), tokenizer.decode(code))
+    assert torch.equal(tokenizer.decode(code, tile=512), tokenizer.decode(code))
     rungs = list(tokenizer.decode_progressively(code, tile=32))
     assert torch.equal(rungs[-1], tokenizer.decode(code, tile=32))
 
@@ -128,7 +128,7 @@ def test_the_side_of_tiles_is_stored_and_read_back(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
     del data["tokenizer"]["tile"]  # as earlier versions wrote it
     path.write_text(json.dumps(data), "utf-8")
-    assert Tokenizer.from_pretrained(tmp_path).tile_side() == 1024
+    assert Tokenizer.from_pretrained(tmp_path).tile_side() == 512
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -26,6 +26,7 @@ from torch import Tensor
 from stepladder import __version__
 from stepladder.data import ImageSource, evaluation_images
 from stepladder.errors import ConfigError, MissingDependencyError
+from stepladder.layouts import check_side
 from stepladder.losses import feature_network
 from stepladder.metrics import (
     FeatureStatistics,
@@ -162,14 +163,17 @@ def evaluate(
         on_progress: Called after each batch with the images done, and the images of the data.
 
     Raises:
-        ConfigError: If an argument is out of range.
+        ConfigError: If an argument is out of range, or a model takes images of another size only.
         DataError: If no image is readable.
         CheckpointError: If a model cannot be loaded.
         MissingDependencyError: If torchmetrics is not installed.
     """
     _check(models, size=size, seed=seed, batch=batch)
     device = torch.device(device)
-    trials = [_Trial(*_load(model), device) for model in models]
+    loaded = [_load(model) for model in models]
+    for name, tokenizer, _ in loaded:
+        check_side(tokenizer.layout, size, name)
+    trials = [_Trial(*model, device) for model in loaded]
     networks = networks or Networks.installed(device)
     images = evaluation_images(source, size=size, limit=limit)
     originals = {metric: FeatureStatistics() for metric in networks.features}

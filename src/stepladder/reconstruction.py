@@ -2,7 +2,8 @@
 
     image -> encode -> latent -> decode -> image        PSNR = -10 log10 mean((x - y)^2), on 8-bit values in [0, 1]
 
-The bits of the latent are those that it takes to store as it is; nothing here compresses it further.
+The bits of the latent are those that it takes to store as it is: 32 for each value, or log2 of the number of codes for
+each code of a quantised one. Nothing here compresses it further.
 """
 
 import math
@@ -14,7 +15,7 @@ from PIL import Image
 from stepladder.errors import MissingDependencyError
 from stepladder.images import to_pil, to_tensor
 from stepladder.metrics import psnr, quantise
-from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer import Encoding, Tokenizer
 
 __all__ = ["Reconstruction", "reconstruct"]
 
@@ -29,7 +30,7 @@ class Reconstruction:
     """What the same decode had at each rung of the ladder below the last, coarse first; none for a ladder of one."""
     latent_shape: tuple[int, ...]
     """Of one image, without the batch."""
-    latent_bytes: int
+    latent_bits: float
     """Of the latent as it is stored."""
     psnr_db: float | None
     """Against the original; None where they are equal, or the metric is not installed."""
@@ -39,13 +40,13 @@ class Reconstruction:
     @property
     def bits_per_pixel(self) -> float:
         """Bits of the latent for each pixel of the image."""
-        return 8 * self.latent_bytes / (self.image.width * self.image.height)
+        return self.latent_bits / (self.image.width * self.image.height)
 
 
 def reconstruct(
     tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, steps: int | None = None, tile: int | None = None
 ) -> Reconstruction:
-    """Encodes and decodes one image of any size, on the device of the tokenizer.
+    """Encodes and decodes one image, on the device of the tokenizer.
 
     Args:
         tokenizer: Does both.
@@ -53,6 +54,9 @@ def reconstruct(
         seed: Of the decoder's noise: the same image and seed give the same reconstruction.
         steps: Steps per stage; the tokenizer's own by default.
         tile: Side of the tiles of large stages, 0 for none; the tokenizer's own by default.
+
+    Raises:
+        ImageError: If the tokenizer does not take images of this size.
     """
     original = to_tensor(image)[None]
     started = time.perf_counter()
@@ -64,12 +68,18 @@ def reconstruct(
         value = psnr(quantise(decoded), quantise(original)).item()
     except MissingDependencyError:
         value = math.nan
-    latent = code.latent[0]
     return Reconstruction(
         image=to_pil(decoded[0]),
         rungs=tuple(to_pil(rung[0]) for rung in rungs),
-        latent_shape=tuple(latent.shape),
-        latent_bytes=latent.numel() * latent.element_size(),
+        latent_shape=tuple(code.latent.shape[1:]),
+        latent_bits=_bits(tokenizer, code),
         psnr_db=value if math.isfinite(value) else None,
         seconds=seconds,
     )
+
+
+def _bits(tokenizer: Tokenizer, code: Encoding) -> float:
+    """Of one latent, in single precision or as code indices."""
+    if code.indices is None:
+        return 32 * code.latent[0].numel()
+    return code.indices[0].numel() * math.log2(tokenizer.bottleneck.codebook_size)

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FlowTarget, draw_stages, ladder_loss
+from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FlowTarget, LocalTimes, draw_stages, ladder_loss, sigmoid_weight
 from stepladder.randomness import generator
 from stepladder.samplers import Prediction
 from stepladder.stages import Stage, StageSchedule, down, velocity_from_clean
@@ -115,6 +115,43 @@ def test_the_perceptual_part_is_that_of_the_last_stage(images):
     assert parts.flow[0] > 0.1
 
 
+def test_without_a_draft_there_is_no_loss_of_it(images):
+    schedule = StageSchedule.uniform(2)
+    draws = draw_stages(schedule, images, generator(1))
+    parts = ladder_loss(Biased(images, 0.1), schedule, images, None, draws, target="clean", features=None)
+    assert parts.draft is None
+    assert [part.item() for part in parts.flow] == pytest.approx([0.01] * 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("num_stages", [1, 3])
+def test_a_sigmoid_weight_multiplies_the_error_of_each_image_by_that_of_its_noise_level(images, num_stages, target):
+    schedule, one = StageSchedule.uniform(num_stages), images[:1]
+    draws = draw_stages(schedule, one, generator(1))
+
+    def flow(**weighting):
+        parts = ladder_loss(Biased(one, 0.1), schedule, one, one, draws, target=target, features=None, **weighting)
+        return torch.stack(parts.flow)
+
+    levels = [stage.noise_level(draw.u) for stage, draw in zip(schedule.stages, draws, strict=True)]
+    weights = sigmoid_weight(torch.cat(levels).clamp_min(NOISE_FLOOR_IN_TRAINING), bias=-2.0)
+    torch.testing.assert_close(flow(weighting="sigmoid", weighting_bias=-2.0), weights * flow())
+
+
+@pytest.mark.parametrize("num_stages", [1, 3])
+def test_the_weighted_loss_is_finite_on_the_closed_time_range(images, num_stages):
+    schedule = StageSchedule.uniform(num_stages)
+    for time in (0.0, 1.0):
+        draws = draw_stages(schedule, images, generator(1))
+        for draw in draws:
+            draw.u.fill_(time)
+        for target in TARGETS:
+            parts = ladder_loss(
+                Biased(images, 0.1), schedule, images, images, draws, target=target, features=None, weighting="sigmoid"
+            )
+            assert all(math.isfinite(part) and part < 100 for part in parts.flow)
+
+
 def test_what_a_stage_finds_is_handed_to_the_next_without_a_gradient(images):
     schedule, handed = StageSchedule.uniform(3), []
 
@@ -141,7 +178,9 @@ def test_what_a_stage_finds_is_handed_to_the_next_without_a_gradient(images):
 def test_a_shift_below_one_draws_low_noise_levels_more_often(images):
     schedule = StageSchedule.uniform(1)
     many = images[:1].expand(1000, -1, -1, -1)
-    (plain,), (shifted,) = (draw_stages(schedule, many, generator(1), shift=shift) for shift in (1.0, 0.5))
+    (plain,), (shifted,) = (
+        draw_stages(schedule, many, generator(1), times=LocalTimes(shift=shift)) for shift in (1.0, 0.5)
+    )
     torch.testing.assert_close(shifted.u, 0.5 * plain.u / (1 - 0.5 * plain.u))
     assert plain.u.median().item() == pytest.approx(1 / 2, abs=0.01)
     assert shifted.u.median().item() == pytest.approx(1 / 3, abs=0.01)

@@ -1,16 +1,18 @@
 """What a run learns, leaves behind and refuses."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from stepladder import Tokenizer
+from stepladder import Tokenizer, presets
 from stepladder.data import open_source, training_loader
 from stepladder.errors import ConfigError, DataError, TrainingError
 from stepladder.images import load_image
 from stepladder.losses import feature_network
+from stepladder.nn import transformer
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.tokenizer import LadderConfig
 from stepladder.training.autoencoder import TokenizerObjective, train
@@ -145,6 +147,40 @@ def test_a_compiled_run_takes_the_same_step(make_config, gradients, tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
 
 
+def test_gradient_checkpointing_takes_the_same_step(make_config, gradients, monkeypatch, tmp_path):
+    again, checkpoint = [], transformer.checkpoint
+
+    def watched(block, *inputs, **options):
+        again.append(block)
+        return checkpoint(block, *inputs, **options)
+
+    monkeypatch.setattr(transformer, "checkpoint", watched)
+    config = make_config(steps=1, tokenizer=presets.tiny_tokens(), optimiser=OptimiserConfig(clip_norm=1e9))
+    train(config, tmp_path / "kept")
+    assert not again
+    train(replace(config, gradient_checkpointing=True), tmp_path / "again")
+    assert len(again) == 2 + 3 * 2  # blocks of the encoder, and of the decoder at each stage
+    kept, recomputed = gradients
+    for one, other in zip(recomputed, kept, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_checkpointing_without_a_network_that_can_is_refused(make_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing is true, and no network of this run .*'mmdit'"):
+        train(make_config(gradient_checkpointing=True), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_decoder_without_a_draft_is_validated_without_one(make_config, photographs, tmp_path):
+    data = replace(make_config().data, validation=[str(photographs)], validation_images=2, validation_size=32)
+    found = []
+    config = make_config(steps=1, tokenizer=presets.tiny_tokens(), data=data, grid_every=1)
+    train(config, tmp_path, on_record=found.append)
+    assert set(found[0].validation_psnr_db) == {"1", "2"}
+    assert "draft" not in found[0].losses
+    assert load_image(tmp_path / "grids" / "step-0000001.png").size == (2 * 32 + 8, 3 * 32 + 2 * 8)
+
+
 def test_a_gradient_that_is_not_finite_ends_the_run_with_one_line(make_config, tmp_path):
     optimiser = OptimiserConfig(learning_rate=1e20, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"not finite at step \d+\. Resume from the last checkpoint with a lower"):
@@ -203,10 +239,19 @@ def test_the_rate_warms_up_stays_and_falls_to_zero_without_a_step_at_zero():
     assert learning_rate(config, 100, 100) == 0
 
 
+def test_a_cosine_falls_from_where_the_warm_up_ends():
+    config = OptimiserConfig(learning_rate=1.0, warmup_steps=10, schedule="cosine", decay_fraction=0.9)
+    rates = [learning_rate(config, step, 100) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([(1 + math.cos(math.pi * n / 90)) / 2 for n in range(91)])
+    assert rates[100] == 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 1.0])
-def test_no_step_of_a_short_run_has_rate_zero(steps, fraction):
-    config = OptimiserConfig(learning_rate=1.0, warmup_steps=0, decay_fraction=fraction)
+def test_no_step_of_a_short_run_has_rate_zero(steps, fraction, schedule):
+    config = OptimiserConfig(learning_rate=1.0, warmup_steps=0, schedule=schedule, decay_fraction=fraction)
     rates = [learning_rate(config, step, steps) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)
     assert rates == sorted(rates, reverse=True)

@@ -176,3 +176,28 @@ def test_a_model_to_start_from_that_is_not_there_is_refused(make_config):
 def test_principal_components_beside_a_trained_model_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"start\.principal_components is true beside start\.encoder_from"):
         StartConfig(principal_components=True, encoder_from="photo")
+
+
+def test_a_transfer_takes_all_but_the_layers_at_the_latent(trained, make_config):
+    config = make_config(start=StartConfig(transfer_from=str(trained)))
+    config = replace(config, tokenizer=replace(config.tokenizer, latent_channels=6))
+    tokenizer, other = make_tokenizer(config), Tokenizer.from_pretrained(trained)
+    taken = dict(tokenizer.named_parameters())
+    differ = {
+        name
+        for name, parameter in other.named_parameters()
+        if taken[name].shape != parameter.shape or not torch.equal(taken[name], parameter)
+    }
+    at_the_latent = ("encoder.linear.", "encoder.out.", "decoder.network.reader.")
+    assert {"encoder.out.weight", "decoder.network.reader.stem.weight"} <= differ
+    assert all(name.startswith(at_the_latent) for name in differ)
+    assert tokenizer.bottleneck.scale.mean.abs().max() == 0
+
+
+def test_a_transfer_from_another_architecture_is_an_error(trained, make_config):
+    config = make_config(start=StartConfig(transfer_from=str(trained)))
+    config = replace(config, tokenizer=presets.tiny_tokens())
+    with pytest.raises(ConfigError, match=r"^start.transfer_from: only 0 of \d+ weights have the same name and shape"):
+        make_tokenizer(config)
+    with pytest.raises(ConfigError, match=r"^start.transfer_from is set beside another start. Use it alone"):
+        StartConfig(transfer_from="photo", decoder_from="photo")

@@ -45,7 +45,8 @@ def info(model: Name, json: Json = False) -> None:
 def _rows(summary: "ModelSummary", size: int) -> list[tuple[str, str]]:
     side, steps = summary.counted_side, summary.steps_per_stage
     return [
-        ("latent", f"f{summary.stride}c{summary.latent_channels}"),
+        ("latent", summary.latent),
+        ("image size", "any" if summary.image_side is None else f"{summary.image_side} x {summary.image_side}"),
         ("encoder", f"{summary.encoder_parameters:,} parameters"),
         ("decoder", f"{summary.decoder_parameters:,} parameters"),
         ("file size", f"{size / 2**20:.2f} MiB"),

@@ -8,7 +8,7 @@ import typer
 
 from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each, make_folder
 from stepladder.cli._models import describe_decode, load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Model, OutFolder, Seed, Tile
+from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Model, OutFolder, Seed, Size, Tile
 from stepladder.cli._output import print_json, print_table, shown
 
 __all__ = ["reconstruct"]
@@ -30,6 +30,7 @@ def reconstruct(
     images: Images,
     out: OutFolder,
     model: Model = DEFAULT_MODEL,
+    size: Size = None,
     seed: Seed = 0,
     device: Device = None,
     compare: Compare = False,
@@ -48,11 +49,14 @@ def reconstruct(
     outputs = [*targets.items(), *comparisons.items()]
     _check(sources, outputs, force=force)
 
-    from stepladder.images import load_image, save_png, side_by_side
+    from stepladder.images import centre_crop_resize, load_image, save_png, side_by_side
+    from stepladder.layouts import check_side
     from stepladder.reconstruction import reconstruct as there_and_back
 
     tokenizer, spec = load_model(model, device)
     side = tokenizer.tile_side(tile)
+    if size is not None:
+        check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
     rungs = {source: [out / f"{source.stem}-rung{rung}.png" for rung in below] for source in sources}
     _check(sources, [*outputs, *((source, path) for source in sources for path in rungs[source])], force=force)
@@ -60,6 +64,8 @@ def reconstruct(
 
     def work(source: Path) -> dict[str, Any]:
         original = load_image(source)
+        if size is not None:
+            original = centre_crop_resize(original, size)
         result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps, tile=side)
         save_png(result.image, targets[source], force=force)
         if compare:
@@ -74,7 +80,7 @@ def reconstruct(
             "width": original.width,
             "height": original.height,
             "latent_shape": list(result.latent_shape),
-            "latent_bytes": result.latent_bytes,
+            "latent_bits": result.latent_bits,
             "bits_per_pixel": result.bits_per_pixel,
             "psnr_db": result.psnr_db,
             "seconds": result.seconds,

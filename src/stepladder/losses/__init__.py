@@ -12,6 +12,7 @@ from stepladder.losses.ladder import (
     ladder_loss,
 )
 from stepladder.losses.perceptual import FeaturePyramid, feature_distance, perceptual_distance
+from stepladder.losses.times import FlowWeighting, LocalTimes, TimeDistribution, sigmoid_weight
 
 __all__ = [
     "NOISE_FLOOR_IN_TRAINING",
@@ -20,8 +21,11 @@ __all__ = [
     "EfficientNetLite0",
     "FeaturePyramid",
     "FlowTarget",
+    "FlowWeighting",
     "LadderLoss",
+    "LocalTimes",
     "StageDraw",
+    "TimeDistribution",
     "balanced_gradient",
     "check_teacher_steps",
     "discriminator_loss",
@@ -32,5 +36,6 @@ __all__ = [
     "perceptual_distance",
     "renoised_climb",
     "shared_start_climb",
+    "sigmoid_weight",
     "student_loss",
 ]

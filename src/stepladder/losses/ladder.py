@@ -7,7 +7,8 @@ For each stage, the image at the scale of the stage, one white noise and a local
     "balanced"   X_hat with X, times s / level   low levels, whose errors are small, contribute as much as high ones
     "velocity"   w_hat with w                    an error of X weighs about 1 / level^2: low levels rule
 
-with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`.
+with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`, times the weight of the noise level where there is one
+(`times`).
 
 Coarse stages run at their own side: they are never padded to the fine one. What the network finds at one stage is
 handed to the next as `below`, without a gradient: it has the errors that it will have when decoding.
@@ -20,10 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.flow import expand_time
 from stepladder.losses.perceptual import FeaturePyramid, perceptual_distance
-from stepladder.randomness import normal, uniform
-from stepladder.samplers import Denoiser
-from stepladder.stages import StageSchedule, down, path
+from stepladder.losses.times import FlowWeighting, LocalTimes, sigmoid_weight
+from stepladder.randomness import normal
+from stepladder.samplers import Denoiser, Prediction
+from stepladder.stages import PathPoint, Stage, StageSchedule, down, path
 
 __all__ = ["NOISE_FLOOR_IN_TRAINING", "FlowTarget", "LadderLoss", "StageDraw", "draw_stages", "ladder_loss"]
 
@@ -49,25 +52,26 @@ class LadderLoss:
     """Mean squared error at each stage."""
     perceptual: Float[Tensor, ""]
     """Perceptual distance of the clean estimate at the last stage."""
-    draft: Float[Tensor, ""]
-    """Mean squared error of the draft image that the context holds."""
+    draft: Float[Tensor, ""] | None
+    """Mean squared error of the draft image that the context holds; None if it holds none."""
+
+
+_UNIFORM = LocalTimes()
 
 
 def draw_stages(
-    schedule: StageSchedule, images: Float[Tensor, "b c H W"], generator: torch.Generator, *, shift: float = 1.0
+    schedule: StageSchedule,
+    images: Float[Tensor, "b c H W"],
+    generator: torch.Generator,
+    *,
+    times: LocalTimes = _UNIFORM,
 ) -> list[StageDraw]:
-    """Draws noise and local times for every stage; times are stratified over the batch, in [0, 1).
-
-    Times are shift u / (1 + (shift - 1) u) with u uniform: with a shift below 1, low noise levels come more often.
-
-    Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2, https://arxiv.org/abs/2403.03206
-    """
+    """Draws noise and local times for every stage; times are stratified over the batch, in (0, 1]."""
     b, c, h, w = images.shape
     draws = []
     for stage in schedule.stages:
         noise = normal((b, c, h // stage.downscale, w // stage.downscale), generator)
-        u = 1 - uniform(b, generator)
-        u = shift * u / (1 + (shift - 1) * u)
+        u = times.draw(b, generator)
         draws.append(StageDraw(noise=noise.to(images.device), u=u.to(images.device)))
     return draws
 
@@ -76,11 +80,13 @@ def ladder_loss(
     denoiser: Denoiser,
     schedule: StageSchedule,
     images: Float[Tensor, "b c H W"],
-    draft: Float[Tensor, "b c H W"],
+    draft: Float[Tensor, "b c H W"] | None,
     draws: list[StageDraw],
     *,
     target: FlowTarget,
     features: FeaturePyramid | None,
+    weighting: FlowWeighting = "none",
+    weighting_bias: float = -3.0,
 ) -> LadderLoss:
     """The loss of a batch at all stages.
 
@@ -88,10 +94,12 @@ def ladder_loss(
         denoiser: Called once for each stage; clamps its noise level at `NOISE_FLOOR_IN_TRAINING`.
         schedule: The ladder.
         images: Clean images in [-1, 1]; sides fit the coarsest stage.
-        draft: What the decoder made of the latents without noise.
+        draft: What the decoder made of the latents without noise; None if it makes nothing of them.
         draws: From `draw_stages`.
         target: What is compared.
         features: Network of the perceptual loss; None leaves that part at zero.
+        weighting: How much each noise level counts beside that.
+        weighting_bias: Of the sigmoid weight.
     """
     flow = []
     below = None
@@ -100,15 +108,29 @@ def ladder_loss(
         clean = down(images, stage.downscale)
         point = path(clean, draw.noise, draw.u, stage)
         prediction = denoiser(point.x, draw.u, stage, below)
-        if target == "velocity":
-            flow.append((prediction.velocity - point.velocity).square().mean())
-        else:
-            error = (prediction.clean - clean).square().mean(dim=(1, 2, 3))
-            level = stage.noise_level(draw.u).clamp_min(NOISE_FLOOR_IN_TRAINING)
-            flow.append((error * (stage.t_start / level if target == "balanced" else 1)).mean())
+        errors = _errors(prediction, point, clean, draw.u, stage, target)
+        if weighting == "sigmoid":
+            errors = errors * expand_time(sigmoid_weight(_level(stage, draw.u), bias=weighting_bias), errors)
+        flow.append(errors.mean())
         clean_estimate = prediction.clean
         below = clean_estimate.detach()
     perceptual = images.new_zeros(())
     if features is not None:
         perceptual = perceptual_distance(features, clean_estimate, images).mean()
-    return LadderLoss(flow=tuple(flow), perceptual=perceptual, draft=(draft - images).square().mean())
+    return LadderLoss(
+        flow=tuple(flow), perceptual=perceptual, draft=None if draft is None else (draft - images).square().mean()
+    )
+
+
+def _errors(
+    prediction: Prediction, point: PathPoint, clean: Tensor, u: Tensor, stage: Stage, target: FlowTarget
+) -> Float[Tensor, "b ..."]:
+    """What is compared: one number for each image, or for each of its pixels."""
+    if target == "velocity":
+        return (prediction.velocity - point.velocity).square()
+    errors = (prediction.clean - clean).square().mean(dim=(1, 2, 3))
+    return errors * (stage.t_start / _level(stage, u)) if target == "balanced" else errors
+
+
+def _level(stage: Stage, u: Tensor) -> Float[Tensor, " b"]:
+    return stage.noise_level(u).clamp_min(NOISE_FLOOR_IN_TRAINING)

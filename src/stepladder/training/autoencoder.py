@@ -8,12 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FeaturePyramid, draw_stages, feature_network, ladder_loss
+from stepladder.errors import ConfigError
+from stepladder.losses import (
+    NOISE_FLOOR_IN_TRAINING,
+    FeaturePyramid,
+    LocalTimes,
+    draw_stages,
+    feature_network,
+    ladder_loss,
+)
 from stepladder.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import LossConfig, TrainConfig
 from stepladder.training.loop import run
-from stepladder.training.objective import Objective, ParameterGroup
+from stepladder.training.objective import Objective, ParameterGroup, draw_dropped
 from stepladder.training.records import StepRecord
 from stepladder.training.start import make_tokenizer
 
@@ -43,7 +51,11 @@ def train(
 
 
 class TokenizerObjective(Objective):
-    """The flow loss of the ladder, with the perceptual distance, the draft and what the bottleneck adds."""
+    """The flow loss of the ladder, the perceptual distance, the draft if there is one, and what the bottleneck adds.
+
+    Raises:
+        ConfigError: If latents shall be dropped, and the decoder has no null latent.
+    """
 
     def __init__(
         self,
@@ -55,7 +67,18 @@ class TokenizerObjective(Objective):
         principal_rate: float = 1.0,
     ) -> None:
         super().__init__(tokenizer)
+        if config.context_dropout and not tokenizer.decoder.guidable:
+            raise ConfigError(
+                f"loss.context_dropout {config.context_dropout} does not fit a decoder without a null latent. Use 0, "
+                "or set tokenizer.decoder.null_latent of a decoder of kind 'mmdit'."
+            )
         self.config = config
+        self.times = LocalTimes(
+            distribution=config.time_distribution,
+            location=config.time_location,
+            scale=config.time_scale,
+            shift=config.time_shift,
+        )
         self.features: Any = features
         self.train_encoder = train_encoder
         self.principal_rate = principal_rate
@@ -66,7 +89,8 @@ class TokenizerObjective(Objective):
         """Layers that start from principal components learn at a rate of their own."""
         if self.principal_rate == 1:
             return super().parameter_groups()
-        linear = (self.tokenizer.encoder.linear, self.tokenizer.decoder.network.reader.linear)
+        encoder: Any = self.tokenizer.encoder
+        linear = (encoder.linear, self.tokenizer.decoder.network.reader.linear)
         slow = {id(p) for layer in linear for p in layer.parameters()}
         learning = [p for p in self.parameters() if p.requires_grad]
         return [
@@ -89,24 +113,22 @@ class TokenizerObjective(Objective):
         draw = generator(seed, images.device)
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             coded = self.tokenizer.bottleneck(self.tokenizer.encoder(images), draw)
-        decoder = self.tokenizer.decoder
-        context = decoder.context(coded.latent)
+        decoder, config = self.tokenizer.decoder, self.config
+        context = decoder.context(coded.latent, draw_dropped(decoder, coded.latent, config.context_dropout, draw))
         parts = ladder_loss(
             decoder.denoiser(context, floor=NOISE_FLOOR_IN_TRAINING),
             decoder.schedule,
             images,
             context.draft,
-            draw_stages(decoder.schedule, images, draw, shift=self.config.time_shift),
-            target=self.config.target,
+            draw_stages(decoder.schedule, images, draw, times=self.times),
+            target=config.target,
             features=self.features,
+            weighting=config.weighting,
+            weighting_bias=config.weighting_bias,
         )
-        loss = torch.stack(parts.flow).sum() + coded.loss
-        loss = loss + self.config.perceptual_weight * parts.perceptual + self.config.draft_weight * parts.draft
-        losses = {
-            "total": loss,
-            **{f"flow_{i}": part for i, part in enumerate(parts.flow)},
-            "perceptual": parts.perceptual,
-            "draft": parts.draft,
-            "bottleneck": coded.loss,
-        }
-        return loss, losses
+        loss = torch.stack(parts.flow).sum() + coded.loss + config.perceptual_weight * parts.perceptual
+        losses = {f"flow_{i}": part for i, part in enumerate(parts.flow)} | {"perceptual": parts.perceptual}
+        if parts.draft is not None:
+            loss = loss + config.draft_weight * parts.draft
+            losses["draft"] = parts.draft
+        return loss, {"total": loss, **losses, "bottleneck": coded.loss, **coded.statistics}

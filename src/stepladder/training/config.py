@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from stepladder.configs import structure, unstructure
 from stepladder.data import CropConfig
+from stepladder.decoders import GuidanceConfig
 from stepladder.errors import ConfigError
-from stepladder.losses import FlowTarget, check_teacher_steps
+from stepladder.losses import FlowTarget, FlowWeighting, TimeDistribution, check_teacher_steps
 from stepladder.tokenizer import TokenizerConfig
 
 __all__ = [
@@ -67,6 +68,9 @@ class StartConfig:
     """Model (name, folder or hub id) whose encoder and bottleneck to take."""
     decoder_from: str | None = None
     """Model whose decoder network to take; its ladder may have another number of stages."""
+    transfer_from: str | None = None
+    """Model from which to take what has the same name and shape in encoder and decoder network: all but the layers at
+    the latent, where this run has another bottleneck."""
     train_encoder: bool = True
     """Whether the encoder learns; a frozen one needs `encoder_from`."""
 
@@ -75,6 +79,11 @@ class StartConfig:
             raise ConfigError(
                 "start.principal_components is true beside start.encoder_from or start.decoder_from. Use one of them: "
                 "weights of a model are already trained."
+            )
+        others = (self.encoder_from, self.decoder_from)
+        if self.transfer_from is not None and (self.principal_components or any(other is not None for other in others)):
+            raise ConfigError(
+                "start.transfer_from is set beside another start. Use it alone: it brings both encoder and decoder."
             )
         if not self.train_encoder and self.encoder_from is None:
             raise ConfigError(
@@ -91,19 +100,39 @@ class LossConfig:
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
     draft_weight: float = 0.25
-    """Weight of the squared error of the draft image."""
+    """Weight of the squared error of the draft image, where the decoder makes one."""
+    time_distribution: TimeDistribution = "uniform"
+    """How local times are drawn: 'uniform', or 'lognormal', which looks more often at the middle of each stage."""
+    time_location: float = 0.0
+    """Mean of log(u / (1-u)), of lognormal times; below 0, low noise levels come more often."""
+    time_scale: float = 1.0
+    """Standard deviation of log(u / (1-u)), of lognormal times."""
     time_shift: float = 1.0
     """Shift of the local times that are drawn; below 1, low noise levels come more often."""
+    weighting: FlowWeighting = "none"
+    """How much each noise level counts beside the target: the same, or by a sigmoid of its log-SNR."""
+    weighting_bias: float = -3.0
+    """Log-SNR of the middle of that sigmoid: noisier levels count less."""
+    context_dropout: float = 0.0
+    """Share of the latents that are replaced by the decoder's null latent, which guidance needs."""
 
     def __post_init__(self) -> None:
         if not 0 < self.time_shift < math.inf:
             raise ConfigError(f"loss.time_shift {self.time_shift} is not positive. Usual values: 0.3 to 1.")
+        if not 0 < self.time_scale < math.inf:
+            raise ConfigError(f"loss.time_scale {self.time_scale} is not positive. Usual value: 1.")
+        if not math.isfinite(self.time_location):
+            raise ConfigError(f"loss.time_location {self.time_location} is no finite number. Usual values: -1 to 1.")
+        if not -20 <= self.weighting_bias <= 20:
+            raise ConfigError(f"loss.weighting_bias {self.weighting_bias} is outside [-20, 20]. Usual value: -3.")
+        if not 0 <= self.context_dropout <= 1:
+            raise ConfigError(f"loss.context_dropout {self.context_dropout} is outside [0, 1]. Usual value: 0.1.")
         _check_at_least(self, 0, "perceptual_weight", "draft_weight", where="loss")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with warm-up, a constant rate, and a linear decay to zero at the end."""
+    """AdamW with linear warm-up, a constant rate, and a decay to zero at the end."""
 
     learning_rate: float = 5e-4
     """Peak rate."""
@@ -112,8 +141,10 @@ class OptimiserConfig:
     Adam's steps are large beside their small weights."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Shape of the decay."""
     decay_fraction: float = 0.3
-    """Share of the run, at its end, over which the rate falls linearly to zero."""
+    """Share of the run, at its end, over which the rate falls to zero; 1 for all of it."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decays of the moments."""
     weight_decay: float = 0.0
@@ -153,6 +184,8 @@ class RunConfig:
     """Autocast of the forward pass: none (float32), or bfloat16."""
     compile: bool = False
     """Compile the networks before training."""
+    gradient_checkpointing: bool = False
+    """Compute what is inside the blocks of a network again when gradients need it: less memory, a third more work."""
     seed: int = 0
     """Seed of initial weights, data order, crops, noise and times."""
     log_every: int = 10
@@ -199,6 +232,8 @@ class RegressConfig:
     """Share of the run after which stages start from the student's own states, as in decoding."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the student's image to the real one; 0 runs no feature network."""
+    guidance: GuidanceConfig | None = None
+    """Guidance of the teacher, which the student learns to do without; None for the teacher's own."""
 
     def __post_init__(self) -> None:
         check_teacher_steps(self.teacher_steps)
@@ -226,6 +261,8 @@ class AdversarialConfig:
     """Channels of the discriminator's heads."""
     head_rate: float = 1.0
     """Rate of the discriminator, relative to the student's."""
+    guidance: GuidanceConfig | None = None
+    """Guidance of the teacher, which the student learns to do without; None for the teacher's own."""
 
     def __post_init__(self) -> None:
         check_teacher_steps(self.teacher_steps)

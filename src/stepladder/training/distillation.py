@@ -3,6 +3,8 @@
 The student is the teacher's twin and starts from its weights (those that were exported: the averaged ones). Encoder and
 bottleneck are shared and frozen; the teacher stays in evaluation mode. The mathematics is in `losses.distillation` and
 `losses.adversarial`.
+
+A teacher may be guided. The student is not: what it learns is where guidance leads, and it looks once, with the latent.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepladder.decoders import GuidanceConfig
 from stepladder.losses import (
     Climb,
     DiscriminatorHeads,
@@ -32,7 +35,7 @@ from stepladder.samplers import Denoiser
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
 from stepladder.training.loop import run
-from stepladder.training.objective import Objective, ParameterGroup
+from stepladder.training.objective import Objective, ParameterGroup, draw_dropped
 from stepladder.training.records import StepRecord
 
 __all__ = ["AdversarialObjective", "RegressObjective", "distill", "make_student"]
@@ -63,6 +66,7 @@ def distill(
 
     Raises:
         CheckpointError: If the teacher cannot be loaded.
+        ConfigError: If it shall be guided, and has no null latent.
         OutputError: If the folder holds another run, or cannot be written.
         DataError: If the data cannot be used.
         TrainingError: If the loss stops being finite.
@@ -84,8 +88,8 @@ def distill(
 
 
 def make_student(teacher: Tokenizer) -> Tokenizer:
-    """A twin of the teacher with its weights, that takes one step per scale."""
-    student = Tokenizer(replace(teacher.config, steps_per_stage=1, description=""))
+    """A twin of the teacher with its weights, that takes one step per scale, without guidance."""
+    student = Tokenizer(replace(teacher.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
     student.load_state_dict(teacher.state_dict())
     return student
 
@@ -93,9 +97,17 @@ def make_student(teacher: Tokenizer) -> Tokenizer:
 class _DistillationObjective(Objective):
     """What both recipes share: a frozen teacher and encoder, and denoisers of a batch."""
 
-    def __init__(self, student: Tokenizer, teacher: Tokenizer, features: FeaturePyramid | None) -> None:
+    def __init__(
+        self,
+        student: Tokenizer,
+        teacher: Tokenizer,
+        features: FeaturePyramid | None,
+        guidance: GuidanceConfig | None,
+    ) -> None:
         super().__init__(student)
         self.teacher = teacher.eval().requires_grad_(False)
+        self.guidance = teacher.config.guidance if guidance is None else guidance
+        teacher.decoder.check_guidance(self.guidance)
         self.features: Any = features
         student.encoder.requires_grad_(False)
         student.bottleneck.requires_grad_(False)
@@ -112,11 +124,11 @@ class _DistillationObjective(Objective):
 
     def denoisers(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Denoiser, Denoiser]:
         """Student and teacher, both bound to the latents of the images."""
-        student, teacher = self.tokenizer.decoder, self.teacher.decoder
+        student = self.tokenizer.decoder
         with torch.no_grad():
             latent = self.tokenizer.bottleneck(self.tokenizer.encoder(images)).latent
-            taught = teacher.context(latent)
-        return student.denoiser(student.context(latent)), teacher.denoiser(taught)
+            teacher = self.teacher.decoder.guided(latent, self.guidance)
+        return student.denoiser(student.context(latent, draw_dropped(student, latent, 0.0))), teacher
 
 
 class RegressObjective(_DistillationObjective):
@@ -125,7 +137,7 @@ class RegressObjective(_DistillationObjective):
     def __init__(
         self, student: Tokenizer, teacher: Tokenizer, config: RegressConfig, features: FeaturePyramid | None
     ) -> None:
-        super().__init__(student, teacher, features)
+        super().__init__(student, teacher, features, config.guidance)
         self.config = config
 
     def forward(
@@ -160,7 +172,7 @@ class AdversarialObjective(_DistillationObjective):
     def __init__(
         self, student: Tokenizer, teacher: Tokenizer, config: AdversarialConfig, features: FeaturePyramid
     ) -> None:
-        super().__init__(student, teacher, features)
+        super().__init__(student, teacher, features, config.guidance)
         self.config = config
         self.heads = DiscriminatorHeads(features.channels, config.head_width)
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from stepladder.data import evaluation_images, open_source, training_loader
 from stepladder.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from stepladder.layouts import TokenLayout
 from stepladder.nn.blocks import channels_last
 from stepladder.profiling import count_flops, describe_environment, matmul_peak
 from stepladder.tokenizer import Tokenizer
@@ -77,10 +78,12 @@ def run(
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """Rate of step `step` (from 0) of `steps`: linear warm-up, constant, linear decay to zero."""
+    """Rate of step `step` (from 0) of `steps`: linear warm-up, constant, then a line or half a cosine down to zero."""
     warm = (step + 1) / max(1, config.warmup_steps)
     decay_steps = config.decay_fraction * steps
     left = (steps - step) / decay_steps if decay_steps else 1.0
+    if config.schedule == "cosine":
+        left = (1 - math.cos(math.pi * min(1.0, left))) / 2
     return config.learning_rate * min(1.0, warm, left)
 
 
@@ -108,6 +111,7 @@ class _Run:
         self.objective = channels_last(make_objective().to(self.device))
         self.tokenizer = self.objective.tokenizer
         _check_crop(config, self.tokenizer)
+        recomputing = _recomputing(config, self.objective)
         self.groups = self.objective.parameter_groups()
         self.ema = make_ema(self.tokenizer, config.ema_decay)
         optimiser = torch.optim.AdamW(
@@ -122,6 +126,8 @@ class _Run:
             self.step = self._restore(place, optimiser)
         if self.accelerator.is_main_process:
             self._describe()
+        for network in recomputing:
+            network.checkpointing = True
         if config.compile:
             for network in self.objective.networks():
                 network.compile()
@@ -354,12 +360,29 @@ def _find_state(run_dir: Path, *, resume: bool) -> Path | None:
 
 
 def _check_crop(config: RunConfig, tokenizer: Tokenizer) -> None:
-    size, multiple = config.data.crop.size, math.lcm(tokenizer.decoder.side_multiple, tokenizer.stride)
+    size, multiple = config.data.crop.size, tokenizer.side_multiple
+    if isinstance(tokenizer.layout, TokenLayout) and size != tokenizer.layout.side:
+        raise ConfigError(
+            f"data.crop.size {size} is not {tokenizer.layout.side}, the one side that the model takes. Set it to that."
+        )
     if size % multiple:
         raise ConfigError(
             f"data.crop.size {size} is not a multiple of {multiple}, which encoder and coarsest stage need. "
             f"Use {max(1, round(size / multiple)) * multiple}."
         )
+
+
+def _recomputing(config: RunConfig, objective: Objective) -> list[Any]:
+    """The networks that shall compute their activations again instead of keeping them."""
+    if not config.gradient_checkpointing:
+        return []
+    networks = [network for network in objective.networks() if hasattr(network, "checkpointing")]
+    if not networks:
+        raise ConfigError(
+            "gradient_checkpointing is true, and no network of this run can compute its activations again. Accepted: "
+            "networks of kind 'mmdit'. Set it to false."
+        )
+    return networks
 
 
 def _training_flops(objective: Objective, config: RunConfig) -> float:

@@ -8,12 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from stepladder.decoders import LadderDecoder
+from stepladder.randomness import uniform
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["Objective", "ParameterGroup", "batch_seed"]
+__all__ = ["Objective", "ParameterGroup", "batch_seed", "draw_dropped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,28 @@ class Objective(nn.Module, ABC):
         for part in self.frozen():
             part.eval()
         return self
+
+
+def draw_dropped(
+    decoder: LadderDecoder, latent: Float[Tensor, "b ..."], share: float, generator: torch.Generator | None = None
+) -> Bool[Tensor, " b"] | None:
+    """Which images of a batch are decoded without their latent; None for a decoder that has no null latent.
+
+    With one, the answer is never None, not even for a share of 0: so the null latent is part of every batch and gets a
+    gradient, if of zero, as processes that average gradients expect of each parameter.
+
+    Args:
+        decoder: Which decodes.
+        latent: The batch.
+        share: Of the images that are dropped, in the mean; the number in a batch differs from it by less than 1.
+        generator: Needed for a share above 0.
+    """
+    if not decoder.guidable:
+        return None
+    if not share:
+        return torch.zeros(latent.shape[0], dtype=torch.bool, device=latent.device)
+    assert generator is not None
+    return (uniform(latent.shape[0], generator) < share).to(latent.device)
 
 
 def batch_seed(seed: int, step: int, micro_batch: int, process: int) -> int:

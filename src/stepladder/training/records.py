@@ -33,9 +33,11 @@ class StepRecord:
     loss: float
     """Sum of the weighted losses; of the tokenizer, where it has an opponent."""
     losses: dict[str, float]
-    """Each loss by name, before its weight; those of stages end in the stage, coarse first."""
+    """Each loss by name, before its weight; those of stages end in the stage, coarse first. Beside them, what a
+    bottleneck says of itself, such as the perplexity of its codebook."""
     validation_psnr_db: dict[str, float] | None = None
-    """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the noise-free draft."""
+    """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the noise-free draft, where
+    the decoder makes one."""
 
 
 class RecordFile:
@@ -90,15 +92,17 @@ def validate(
         steps: Steps per stage to try; the picture has one row for each, below originals and drafts.
         picture: The PNG; replaced if it is there.
     """
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("original", "draft", *map(str, steps))}
+    rows: dict[str, list[Tensor]] = {}
     for seed, image in enumerate(torch.split(images, 1)):
         code = tokenizer.encode(image)
-        rows["original"].append(image)
+        rows.setdefault("original", []).append(image)
         with torch.inference_mode():
             padded = tokenizer.decoder.context(code.latent).draft
-        rows["draft"].append(padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1))
+        if padded is not None:
+            draft = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
+            rows.setdefault("draft", []).append(draft)
         for count in steps:
-            rows[str(count)].append(tokenizer.decode(code, seeds=[seed], steps=count))
+            rows.setdefault(str(count), []).append(tokenizer.decode(code, seeds=[seed], steps=count))
     references = quantise(images)
     result = {
         name: psnr(quantise(torch.cat(row)), references).mean().item()

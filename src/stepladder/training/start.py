@@ -1,15 +1,21 @@
 """Initial weights of a run."""
 
+import logging
+
 import torch
 
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig, open_source, training_loader
+from stepladder.decoders import ConvDecoder
+from stepladder.encoders import ConvEncoder
 from stepladder.errors import ConfigError
 from stepladder.randomness import generator
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
 from stepladder.training.config import TrainConfig
 
 __all__ = ["make_tokenizer"]
+
+_log = logging.getLogger(__name__)
 
 _PRINCIPAL_BATCH, _PRINCIPAL_BATCHES = 16, 16
 _NARROW_LOG_VARIANCE = -6.0
@@ -29,6 +35,8 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
     start = config.start
     if start.principal_components:
         _start_from_principal_components(tokenizer, config)
+    if start.transfer_from is not None:
+        _transfer(tokenizer, start.transfer_from)
     if start.encoder_from is not None:
         other = Tokenizer.from_pretrained(start.encoder_from)
         if _encoder_settings(other.config) != _encoder_settings(config.tokenizer):
@@ -43,10 +51,25 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
         if _decoder_settings(other.config) != _decoder_settings(config.tokenizer):
             raise ConfigError(
                 f"start.decoder_from: the decoder of '{start.decoder_from}' has another configuration than this run. "
-                "Copy its latent_channels, encoder.stride and decoder settings to tokenizer."
+                "Copy its latent_channels, its encoder's layout of latents and its decoder settings to tokenizer."
             )
         tokenizer.decoder.load_state_dict(other.decoder.state_dict())
     return tokenizer
+
+
+def _transfer(tokenizer: Tokenizer, name: str) -> None:
+    """Takes the weights of encoder and decoder network that another model has in the same place and shape."""
+    other = Tokenizer.from_pretrained(name).state_dict()
+    own = {key: value for key, value in tokenizer.state_dict().items() if not key.startswith("bottleneck.")}
+    taken = {key: other[key] for key, value in own.items() if key in other and other[key].shape == value.shape}
+    if 2 * len(taken) < len(own):
+        raise ConfigError(
+            f"start.transfer_from: only {len(taken)} of {len(own)} weights have the same name and shape in '{name}'. "
+            "Copy its encoder and decoder settings to tokenizer, all but those of the latent."
+        )
+    tokenizer.load_state_dict(taken, strict=False)
+    fresh = sorted(own.keys() - taken.keys())
+    _log.info("%d weights are those of %s; fresh: %s.", len(taken), name, ", ".join(fresh) or "none")
 
 
 def _encoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
@@ -55,11 +78,16 @@ def _encoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
 
 def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
     """All that shapes the network; the ladder does not."""
-    return config.latent_channels, config.encoder.stride, config.decoder
+    return config.layout, config.decoder
 
 
 def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) -> None:
     """Makes encoder and draft a linear block code of the training images."""
+    if not (isinstance(tokenizer.encoder, ConvEncoder) and isinstance(tokenizer.decoder.network, ConvDecoder)):
+        raise ConfigError(
+            "start.principal_components is true, and encoder or decoder is not of kind 'conv'. Only these have a "
+            "linear part that can start from them. Set it to false."
+        )
     size = config.data.crop.size
     source = open_source(config.data.train)
     batches = training_loader(source, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)
