@@ -24,7 +24,8 @@ from stepladder.configs import structure
 from stepladder.data import ImageSource, evaluation_images, open_source
 from stepladder.errors import ConfigError, DataError, StepladderError
 from stepladder.images import grid, save_png, to_pil
-from stepladder.tokenizer import Tokenizer, parse_model_spec
+from stepladder.models import parse_model_spec
+from stepladder.tokenizer import Tokenizer
 
 LAYOUT = Path(__file__).with_name("crops.toml")
 GAP, HEADING, MARGIN = 8, 44, 28

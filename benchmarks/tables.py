@@ -135,7 +135,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         ("rFID", "rfid", _number("rfid", 2)),
         ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),
         ("colour shift", "colour_shift", _number("colour_shift", 4)),
-        ("GFLOP", "gflop_per_image", _number("gflop_per_image", 0)),
+        ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
         (f"faster than {_code(rows[0])}", "seconds_per_image", _speed(rows)),
     ]

@@ -176,8 +176,30 @@ def test_a_tokenizer_decodes_stage_after_stage(tokenizer):
 
 def test_a_benchmark_decodes_what_the_tokenizer_decodes(tokenizer):
     *_, last = tokenizer_contender("tiny", tokenizer, 1).prepare(setting(seed=4))()
-    expected = tokenizer.decode(setting(seed=4).latent(16, 8), seeds=[4, 5], steps=1)
+    expected = tokenizer.decode(setting(seed=4).latent(tokenizer.layout), seeds=[4, 5], steps=1)
     assert torch.equal(last, expected)
+
+
+def test_latent_tokens_are_decoded_at_the_one_size_that_they_describe(tokenizer):
+    small = Tokenizer(presets.tiny_tokens()).eval()
+    assert setting(size=32).latent(small.layout).shape == (2, 6, 4)
+    contenders = [tokenizer_contender("tiny", tokenizer, 1), tokenizer_contender("small", small, 1)]
+    rungs = list(contenders[1].prepare(setting(size=32))())
+    assert [tuple(rung.shape) for rung in rungs] == [(2, 3, 8, 8), (2, 3, 16, 16), (2, 3, 32, 32)]
+    assert [row.model for row in benchmark(contenders, sizes=(32,), repeats=1).rows] == ["tiny", "small"]
+
+
+def test_a_size_that_a_model_does_not_take_is_refused_before_any_decode(tokenizer):
+    worker = Worker("up", [])
+    small = tokenizer_contender("small", Tokenizer(presets.tiny_tokens()), 1)
+    for contenders in (
+        [worker.contender(), small],
+        [worker.contender(), tokenizer_contender("tiny", tokenizer), small],
+    ):
+        with pytest.raises(ConfigError) as error:
+            benchmark(contenders, sizes=(32, 64))
+        assert str(error.value) == "Image side 64 does not fit small. It takes 32 x 32 only. Pass --size 32."
+    assert not worker.settings
 
 
 @pytest.mark.parametrize("num_stages", [1, 3])
@@ -212,8 +234,9 @@ def test_a_single_pass_is_one_evaluation():
     assert image.shape == (2, 3, 64, 64)
 
 
-def test_in_bfloat16_networks_compute_in_it_and_times_stay_float32():
-    tokenizer, network = Tokenizer(presets.tiny()), upscaler()
+@pytest.mark.parametrize("preset", [presets.tiny, presets.tiny_tokens])
+def test_in_bfloat16_networks_compute_in_it_and_times_stay_float32(preset):
+    tokenizer, network = Tokenizer(preset()), upscaler()
     seen = {}
     decoder = tokenizer.decoder.network
     decoder.noise_embedding.register_forward_pre_hook(lambda _, inputs: seen.update(time=inputs[0].dtype))

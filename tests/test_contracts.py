@@ -19,13 +19,14 @@ from stepladder.tokenizer import LadderConfig, TokenizerConfig
 LADDERS = [1, 2, 3]
 SIZES = [(1, 1), (37, 91), (64, 64)]
 F8, F4 = presets.tiny().encoder, ConvEncoderConfig(stride=4, width=4, depth=0, latent_depth=1)
-KL, FSQ, VQ = KLConfig(weight=0.1), FSQConfig(levels=[5, 4, 3, 2]), VQConfig(codebook_size=24)
+PLAIN, KL = PlainConfig(), KLConfig(weight=0.1)
+FSQ, VQ = FSQConfig(levels=[5, 4, 3, 2]), VQConfig(codebook_size=24)
 
 
 def grid(
     num_stages: int = 3,
     encoder: ConvEncoderConfig = F8,
-    bottleneck: BottleneckConfig = PlainConfig(),
+    bottleneck: BottleneckConfig = PLAIN,
     *,
     channels: int = 16,
     prediction: str = "clean",
@@ -44,7 +45,7 @@ def grid(
 def tokens(
     num_stages: int = 3,
     count: int = 6,
-    bottleneck: BottleneckConfig = PlainConfig(),
+    bottleneck: BottleneckConfig = PLAIN,
     *,
     positions: str = "cross",
     encoder_patch: int = 8,
@@ -127,7 +128,7 @@ def on_each_ladder(config: TokenizerConfig) -> list[Tokenizer]:
     return [built(replace(config, ladder=LadderConfig(num_stages=k))) for k in fitting]
 
 
-# --------------------------------------------------------------------------------------------------------------- of all
+# -------------------------------------------------------------------------------------------------------------- of all
 
 
 def test_every_parameter_gets_a_finite_gradient(config):
@@ -313,7 +314,7 @@ def test_the_mean_of_the_posterior_is_what_users_get():
         assert torch.equal(code.latent, tokenizer.encode(pictures(32, 32)).latent)
 
 
-# ----------------------------------------------------------------------------------------- of convolutional networks only
+# ------------------------------------------------------------------------------------------ of convolutional networks
 
 
 def test_the_encoder_sees_no_further_than_its_convolutions():

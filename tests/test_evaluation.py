@@ -10,9 +10,11 @@ from stepladder import presets
 from stepladder.data import evaluation_images
 from stepladder.errors import ConfigError, DataError, MissingDependencyError
 from stepladder.evaluation import Networks, evaluate
+from stepladder.layouts import GridLayout
 from stepladder.metrics import psnr, quantise
+from stepladder.models import ModelSpec
 from stepladder.stages import StageSchedule
-from stepladder.tokenizer import Encoding, ModelSpec, Tokenizer
+from stepladder.tokenizer import Encoding, Tokenizer
 
 pytest.importorskip("torchmetrics")
 
@@ -43,6 +45,7 @@ class Perfect(nn.Module):
     """Gives back what it was given: the latent is the image."""
 
     steps_per_stage = 1
+    layout = GridLayout(channels=3, stride=1)
 
     def __init__(self):
         super().__init__()
@@ -180,6 +183,20 @@ def test_several_models_are_evaluated_on_the_same_images(tokenizer):
     rows = run([("a", tokenizer, 1), ("b", tokenizer, 2), ("c", Perfect(), 1)], limit=2).rows
     assert [row.model for row in rows] == ["a", "b", "c"]
     assert rows[0].psnr_db == pytest.approx(run([("a", tokenizer, 1)], limit=2).rows[0].psnr_db)
+
+
+def test_latent_tokens_are_evaluated_at_the_one_size_that_they_describe(tokenizer):
+    small = Tokenizer(presets.tiny_tokens()).eval()
+    rows = run([("tiny", tokenizer, 1), ("small", small, 1)], limit=2).rows
+    assert [row.model for row in rows] == ["tiny", "small"]
+    assert all(math.isfinite(row.psnr_db) for row in rows)
+
+
+def test_a_size_that_a_model_does_not_take_is_refused_before_any_work(tokenizer):
+    small = Tokenizer(presets.tiny_tokens()).eval()
+    with pytest.raises(ConfigError) as error:
+        run([("tiny", tokenizer, 1), ("small", small, 1)], ListedImages([b""]), size=64)
+    assert str(error.value) == "Image side 64 does not fit small. It takes 32 x 32 only. Pass --size 32."
 
 
 def test_a_spec_loads_its_model(tokenizer, tmp_path):

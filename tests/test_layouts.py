@@ -76,6 +76,7 @@ def test_latents_may_be_other_floats(dtype):
     TOKENS.check(torch.zeros(1, 6, 4, dtype=dtype))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("layout", [GRID, TOKENS])
 @pytest.mark.parametrize(
     "bad",
@@ -92,7 +93,9 @@ def test_latents_may_be_other_floats(dtype):
 )
 def test_what_is_no_batch_of_latents_is_refused(layout, bad):
     accepted = {GRID: r"\(B, 16, h, w\)", TOKENS: r"\(B, 6, 4\)"}[layout]
-    with pytest.raises(ValueError, match=rf"^Latent has shape .*Accepted: floats of shape {accepted}\. Encode with the"):
+    with pytest.raises(
+        ValueError, match=rf"^Latent has shape .*Accepted: floats of shape {accepted}\. Encode with the"
+    ):
         layout.check(bad)
 
 

@@ -29,6 +29,19 @@ def test_a_convolution_and_its_backward_are_counted():
     assert count_flops(lambda: layer(x).sum().backward()) == 3 * forward
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_is_counted_on_every_device(device):
+    q = torch.zeros(1, 2, 3, 4, device=device, requires_grad=True)
+    k, v = (torch.zeros(1, 2, 5, 4, device=device, requires_grad=True) for _ in range(2))
+    product = 2 * 2 * 3 * 5 * 4  # of two heads, as each of the two is
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    assert count_flops(attend) == 2 * product
+    assert count_flops(lambda: attend().sum().backward()) >= 6 * product  # some kernels compute scores again
+
+
 def test_the_peak_is_positive_and_measured_at_least_once():
     cpu = torch.device("cpu")
     synchronise(cpu)

@@ -1,11 +1,15 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from stepladder.errors import MissingDependencyError
+from stepladder.bottlenecks import FSQConfig, VQConfig
+from stepladder.errors import ImageError, MissingDependencyError
 from stepladder.images import to_pil, to_tensor
-from stepladder.presets import tiny
+from stepladder.presets import tiny, tiny_tokens
 from stepladder.reconstruction import reconstruct
 from stepladder.tokenizer import Tokenizer
 
@@ -55,9 +59,34 @@ def test_psnr_is_that_of_the_pixels_that_a_file_would_hold(tokenizer):
 
 def test_the_cost_of_the_latent_is_counted_for_each_pixel(tokenizer):
     result = reconstruct(tokenizer, Image.new("RGB", (17, 9)), steps=1)
-    assert result.latent_bytes == 16 * 2 * 3 * 4
-    assert result.bits_per_pixel == pytest.approx(8 * result.latent_bytes / (17 * 9))
+    assert result.latent_bits == 16 * 2 * 3 * 32
+    assert result.bits_per_pixel == pytest.approx(16 * 2 * 3 * 32 / (17 * 9))
     assert result.seconds > 0
+
+
+def test_latent_tokens_cost_32_bits_for_each_value():
+    result = reconstruct(Tokenizer(tiny_tokens()).eval(), Image.new("RGB", (32, 32)), steps=1)
+    assert result.latent_shape == (6, 4)
+    assert result.latent_bits == 6 * 4 * 32
+    assert result.bits_per_pixel == pytest.approx(6 * 4 * 32 / 32**2)
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "codes"), [(FSQConfig(levels=[8, 5, 5, 5]), 1000), (VQConfig(codebook_size=24), 24)]
+)
+def test_codes_cost_the_logarithm_of_their_number(bottleneck, codes):
+    tokens = Tokenizer(replace(tiny_tokens(), bottleneck=bottleneck)).eval()
+    result = reconstruct(tokens, Image.new("RGB", (32, 32)), steps=1)
+    assert result.latent_bits == pytest.approx(6 * math.log2(codes))
+    assert result.bits_per_pixel == pytest.approx(6 * math.log2(codes) / 32**2)
+    grid = Tokenizer(replace(tiny(), latent_channels=4, bottleneck=bottleneck)).eval()
+    result = reconstruct(grid, Image.new("RGB", (17, 9)), steps=1)
+    assert result.bits_per_pixel == pytest.approx(2 * 3 * math.log2(codes) / (17 * 9))
+
+
+def test_an_image_of_another_size_than_the_tokens_describe_is_refused():
+    with pytest.raises(ImageError, match=r"^Image size 17 x 9 does not fit a model with 6 latent tokens for 32 x 32\."):
+        reconstruct(Tokenizer(tiny_tokens()).eval(), Image.new("RGB", (17, 9)))
 
 
 def test_without_the_metric_or_an_error_psnr_is_none(tokenizer, monkeypatch):

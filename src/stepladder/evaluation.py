@@ -38,8 +38,9 @@ from stepladder.metrics import (
     quantise,
     ssim,
 )
+from stepladder.models import ModelSpec
 from stepladder.profiling import count_flops, synchronise
-from stepladder.tokenizer import Encoding, ModelSpec, Tokenizer
+from stepladder.tokenizer import Encoding, Tokenizer
 
 __all__ = ["MIN_SIZE", "Networks", "Report", "Row", "evaluate"]
 

@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 __all__ = ["count_flops", "describe_environment", "matmul_peak", "peak_memory", "synchronise"]
 
 
+_ATTENTION_ON_CPUS: dict[Any, Callable[..., int]] = {  # which torch does not count; arguments are shapes
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
+
+
 def count_flops(call: Callable[[], object]) -> int:
     """Floating-point operations of a call, a multiplication and an addition counted as two."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPUS)
     with counter:
         call()
     return int(counter.get_total_flops())

@@ -10,27 +10,25 @@ share an encoder share latents.
 import hashlib
 import json
 import math
-import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
-from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE, read_checkpoint, write_checkpoint
+from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import structure, unstructure
 from stepladder.decoders import ConvDecoderConfig, DecoderConfig, GuidanceConfig, LadderDecoder, build_network
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import Layout, TokenLayout
+from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
 from stepladder.randomness import generators
 from stepladder.samplers import sample_progressively
@@ -39,12 +37,8 @@ from stepladder.stages import MAX_GAMMA, StageSchedule
 __all__ = [
     "Encoding",
     "LadderConfig",
-    "ModelSpec",
     "Tokenizer",
     "TokenizerConfig",
-    "embedded_models",
-    "find_model",
-    "parse_model_spec",
 ]
 
 
@@ -369,62 +363,3 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
                 f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A model and how many steps it takes: `photo@8`."""
-
-    name: str
-    steps: int | None = None
-    """Steps per stage; None for the model's own."""
-
-    def __str__(self) -> str:
-        return self.name if self.steps is None else f"{self.name}@{self.steps}"
-
-
-def parse_model_spec(text: str) -> ModelSpec:
-    """Reads `MODEL` or `MODEL@N`.
-
-    Raises:
-        ConfigError: If N is not a whole number of 1 or more, or the name is empty.
-    """
-    name, at, steps = text.rpartition("@") if "@" in text else (text, "", "")
-    if not name:
-        raise ConfigError(f"Model '{text}' has no name. Write MODEL or MODEL@N, for example photo@8.")
-    if not at:
-        return ModelSpec(name)
-    if not steps.isascii() or not steps.isdigit() or int(steps) < 1:
-        raise ConfigError(f"Steps per stage '{steps}' in '{text}' is not a whole number of 1 or more. Write {name}@8.")
-    return ModelSpec(name, int(steps))
-
-
-def embedded_models() -> tuple[str, ...]:
-    """Names of the models that ship inside the package."""
-    weights = Path(str(resources.files("stepladder"))) / "weights"
-    return tuple(sorted(folder.parent.name for folder in weights.glob(f"*/{CONFIG_FILE}")))
-
-
-def find_model(name: str | Path, revision: str | None = None) -> Path:
-    """Folder of a model: an embedded name, a folder, or a hub id, which is fetched.
-
-    Raises:
-        CheckpointError: If there is no such model.
-    """
-    if str(name) in embedded_models():
-        return Path(str(resources.files("stepladder"))) / "weights" / str(name)
-    if os.path.isdir(name):  # noqa: PTH112 - False, where Path.is_dir raises for a name that no system accepts
-        return Path(name)
-    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-        except Exception as error:  # the hub client raises many kinds, offline and online
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"Model '{name}' is no folder here and cannot be fetched from the hub: {reason}. Check the name, or "
-                "download it and pass its folder."
-            ) from error
-    known = ", ".join(embedded_models()) or "none"
-    raise CheckpointError(
-        f"Unknown model '{name}'. Accepted: an embedded name ({known}), a folder, or a hub id owner/name."
-    )

@@ -62,7 +62,7 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
         "width": 17,
         "height": 9,
         "latent_shape": [16, 2, 3],
-        "latent_bytes": 16 * 2 * 3 * 4,
+        "latent_bits": 16 * 2 * 3 * 32,
     }
 
 

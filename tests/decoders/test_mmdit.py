@@ -184,7 +184,9 @@ def test_a_latent_is_read_once_for_all_stages():
 def test_a_decoder_reads_the_latents_of_its_kind():
     assert isinstance(build_network(config(), LAYOUT), MMDiTDecoder)
     grid = GridLayout(channels=4, stride=8)
-    with pytest.raises(ConfigError, match=r"^Decoder kind 'mmdit' does not read a latent of f8c4\. Accepted: 'conv' for"):
+    with pytest.raises(
+        ConfigError, match=r"^Decoder kind 'mmdit' does not read a latent of f8c4\. Accepted: 'conv' for"
+    ):
         build_network(config(), grid)
     with pytest.raises(ConfigError, match=r"^Decoder kind 'conv' does not read a latent of 6 tokens of 4\."):
         build_network(ConvDecoderConfig(), LAYOUT)

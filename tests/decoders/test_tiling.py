@@ -12,10 +12,11 @@ from stepladder.decoders import Context, ConvDecoder, LadderDecoder
 from stepladder.decoders.tiling import Tile, predict_in_tiles, tiles
 from stepladder.encoders import ConvEncoderConfig
 from stepladder.images import to_uint8
+from stepladder.models import embedded_models
 from stepladder.randomness import generator, generators
 from stepladder.samplers import Prediction, sample
 from stepladder.stages import StageSchedule, down, up
-from stepladder.tokenizer import LadderConfig, TokenizerConfig, embedded_models
+from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
 
 def built(num_stages: int = 3, stride: int = 8, prediction: str = "clean", tile: int = 1024) -> Tokenizer:

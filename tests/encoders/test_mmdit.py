@@ -8,7 +8,9 @@ from stepladder.randomness import generator, normal
 
 
 def config(**changes) -> MMDiTEncoderConfig:
-    return MMDiTEncoderConfig(**{"image_side": 32, "patch": 8, "tokens": 6, "width": 16, "depth": 2, "heads": 2} | changes)
+    return MMDiTEncoderConfig(
+        **{"image_side": 32, "patch": 8, "tokens": 6, "width": 16, "depth": 2, "heads": 2} | changes
+    )
 
 
 def images(count: int = 2, side: int = 32) -> torch.Tensor:

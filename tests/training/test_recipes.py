@@ -66,7 +66,7 @@ def test_a_recipe_is_its_preset_with_guidance_and_fits_its_images(name):
     assert f"recipes/{name}.toml --out runs/{name}" in (FOLDER / f"{name}.toml").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_a_step_at_full_size_has_the_shapes_that_it_should(name):
     config = load(name)
     side = config.data.crop.size
@@ -90,7 +90,7 @@ def test_a_step_at_full_size_has_the_shapes_that_it_should(name):
     assert all(parameter.grad.shape == parameter.shape for parameter in objective.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow), *NAMES[2:]])
 def test_a_recipe_takes_a_real_step_with_narrow_networks(name, photographs, tmp_path):
     config = load(name, *NARROW, *SHORT, *of_images(photographs))
     found = []

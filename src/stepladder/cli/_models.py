@@ -7,7 +7,8 @@ from stepladder.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from stepladder.tokenizer import ModelSpec, Tokenizer
+    from stepladder.models import ModelSpec
+    from stepladder.tokenizer import Tokenizer
 
 __all__ = ["describe_decode", "load_model", "pick_device"]
 
@@ -19,7 +20,8 @@ def load_model(text: str, device: str | None) -> "tuple[Tokenizer, ModelSpec]":
         ConfigError: If N or the device is not accepted.
         CheckpointError: If there is no such model, or it is damaged.
     """
-    from stepladder.tokenizer import Tokenizer, parse_model_spec
+    from stepladder.models import parse_model_spec
+    from stepladder.tokenizer import Tokenizer
 
     spec = parse_model_spec(text)
     return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec

@@ -7,7 +7,7 @@ import typer
 
 from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each
 from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json
+from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Size
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def encode(
     images: Images,
     out: OutFile,
     model: Encoder = DEFAULT_MODEL,
+    size: Size = None,
     device: Device = None,
     json: Json = False,
     force: Force = False,
@@ -41,17 +42,23 @@ def encode(
     check_distinct((source, f"latent '{shown(source.stem)}'") for source in sources)
     check_outputs(sources, [out], force=force)
 
-    from stepladder.images import load_image, to_tensor
+    from stepladder.images import centre_crop_resize, load_image, to_tensor
     from stepladder.latents import LatentFile, StoredLatent, check_names, write_latents
+    from stepladder.layouts import check_side
 
     check_names(source.stem for source in sources)
     tokenizer, spec = load_model(model, device)
     if spec.steps is not None:
         say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
 
+    if size is not None:
+        check_side(tokenizer.layout, size, spec.name)
+
     def work(source: Path) -> "tuple[Path, StoredLatent]":
-        image = to_tensor(load_image(source))[None]
-        code = tokenizer.encode(image.to(tokenizer.device))
+        image = load_image(source)
+        if size is not None:
+            image = centre_crop_resize(image, size)
+        code = tokenizer.encode(to_tensor(image)[None].to(tokenizer.device))
         values = code.latent.float() if code.indices is None else code.indices
         return source, StoredLatent(name=source.stem, values=values[0].cpu(), size=code.size)
 

@@ -48,7 +48,7 @@ def evaluate(
     """
     from stepladder.data import open_source
     from stepladder.evaluation import evaluate as measure
-    from stepladder.tokenizer import parse_model_spec
+    from stepladder.models import parse_model_spec
 
     specs = [parse_model_spec(model) for model in models]
     place = pick_device(device)

@@ -22,8 +22,9 @@ def info(model: Name, json: Json = False) -> None:
 
     Parameters, ladder, the operations of one network evaluation, and what the weights were trained on.
     """
+    from stepladder.models import find_model, parse_model_spec
     from stepladder.summary import summarise
-    from stepladder.tokenizer import Tokenizer, find_model, parse_model_spec
+    from stepladder.tokenizer import Tokenizer
 
     name = parse_model_spec(model).name
     summary = summarise(Tokenizer.from_pretrained(name))

@@ -1,0 +1,1 @@
+"""Programs on the public interface of the library; tests run them."""
