@@ -53,6 +53,7 @@ class Worker:
                 "name": self.name,
                 "steps_per_stage": 2,
                 "stages": len(self.stages),
+                "network_evaluations": 2 * len(self.stages),
                 "decoder_parameters": 7,
                 "prepare": self.prepare,
                 **changes,

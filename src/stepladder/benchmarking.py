@@ -82,6 +82,8 @@ class Contender:
     name: str
     steps_per_stage: int
     stages: int
+    network_evaluations: int
+    """Of the decoder's network, in one decode."""
     decoder_parameters: int
     prepare: Callable[[Setting], Decode]
     """Moves the decoder to its place, draws a latent, and returns the decode of it."""
@@ -186,6 +188,7 @@ def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = Non
         name=name,
         steps_per_stage=taken,
         stages=tokenizer.schedule.num_stages,
+        network_evaluations=tokenizer.network_evaluations(taken),
         decoder_parameters=_parameters(tokenizer.decoder),
         prepare=prepare,
         layout=tokenizer.layout,
@@ -213,6 +216,7 @@ def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int
         name=name,
         steps_per_stage=1,
         stages=1,
+        network_evaluations=1,
         decoder_parameters=_parameters(network),
         prepare=prepare,
         side_multiple=stride,
@@ -317,7 +321,7 @@ class _Trial:
             size=self.setting.size,
             steps_per_stage=contender.steps_per_stage,
             stages=contender.stages,
-            network_evaluations=contender.stages * contender.steps_per_stage,
+            network_evaluations=contender.network_evaluations,
             decoder_parameters=contender.decoder_parameters,
             gflop_per_image=self.flop / batch / 1e9,
             seconds_per_image=seconds,

@@ -251,7 +251,7 @@ class _Trial:
             model=self.name,
             steps_per_stage=self.steps,
             stages=self.tokenizer.schedule.num_stages,
-            network_evaluations=self.tokenizer.schedule.num_stages * self.steps,
+            network_evaluations=self.tokenizer.network_evaluations(self.steps),
             psnr_db=values["psnr_db"],
             ssim=values["ssim"],
             lpips_vgg=values.get("lpips_vgg"),

@@ -57,13 +57,10 @@ class ModelSummary:
     """K of them, in the order in which they run."""
     steps_per_stage: int
     """Where a call names none."""
+    network_evaluations: int
+    """Of a decode with `steps_per_stage` and the guidance of the model."""
     counted_side: int = COUNTED_SIDE
     """Side of the image for which costs are counted, where a model takes any."""
-
-    @property
-    def network_evaluations(self) -> int:
-        """Of a decode with `steps_per_stage`."""
-        return len(self.stages) * self.steps_per_stage
 
     @property
     def full_resolution_gflop(self) -> float:
@@ -72,10 +69,7 @@ class ModelSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, derived numbers included."""
-        return dataclasses.asdict(self) | {
-            "network_evaluations": self.network_evaluations,
-            "full_resolution_gflop": self.full_resolution_gflop,
-        }
+        return dataclasses.asdict(self) | {"full_resolution_gflop": self.full_resolution_gflop}
 
 
 def summarise(tokenizer: Tokenizer) -> ModelSummary:
@@ -97,6 +91,7 @@ def summarise(tokenizer: Tokenizer) -> ModelSummary:
         decoder_parameters=_parameters(tokenizer.decoder),
         stages=stages,
         steps_per_stage=tokenizer.steps_per_stage,
+        network_evaluations=tokenizer.network_evaluations(),
     )
 
 

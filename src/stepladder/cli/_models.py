@@ -33,7 +33,7 @@ def describe_decode(tokenizer: "Tokenizer", *, steps: int, seed: int, model: str
         "model": model,
         "steps_per_stage": steps,
         "stages": tokenizer.schedule.num_stages,
-        "network_evaluations": steps * tokenizer.schedule.num_stages,
+        "network_evaluations": tokenizer.network_evaluations(steps),
         "seed": seed,
         "device": str(tokenizer.device),
     }
