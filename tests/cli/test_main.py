@@ -141,8 +141,8 @@ def test_the_real_script_is_quiet_when_nobody_reads_and_when_interrupted(python)
     code = (
         "import os, signal\nfrom stepladder.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job may ignore it
-        "import stepladder.tokenizer as t\n"
-        "t.parse_model_spec = lambda text: os.kill(os.getpid(), signal.SIGINT)\nmain()"
+        "import stepladder.models as m\n"
+        "m.parse_model_spec = lambda text: os.kill(os.getpid(), signal.SIGINT)\nmain()"
     )
     done = python(code, "info", "x")
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "interrupted\n")
