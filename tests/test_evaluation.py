@@ -53,6 +53,9 @@ class Perfect(nn.Module):
         self.weight = nn.Parameter(torch.zeros(7))
         self.calls = []
 
+    def network_evaluations(self, steps):
+        return steps
+
     def encode(self, images):
         return Encoding(latent=images, size=(images.shape[2], images.shape[3]))
 

@@ -80,7 +80,7 @@ class TokenizerConfig:
     """Steps in each stage where a call names none."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     """Guidance on the latent where a call names none."""
-    tile: int = 512
+    tile: int = 1024
     """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
     description: str = ""
     """One line on what the weights were trained on, and their limits."""

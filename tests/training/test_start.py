@@ -197,7 +197,7 @@ def test_a_transfer_takes_all_but_the_layers_at_the_latent(trained, make_config)
 def test_a_transfer_from_another_architecture_is_an_error(trained, make_config):
     config = make_config(start=StartConfig(transfer_from=str(trained)))
     config = replace(config, tokenizer=presets.tiny_tokens())
-    with pytest.raises(ConfigError, match=r"^start.transfer_from: only 0 of \d+ weights have the same name and shape"):
+    with pytest.raises(ConfigError, match=r"^start.transfer_from: only 3 of 100 weights have the same name and shape"):
         make_tokenizer(config)
     with pytest.raises(ConfigError, match=r"^start.transfer_from is set beside another start. Use it alone"):
         StartConfig(transfer_from="photo", decoder_from="photo")
