@@ -126,6 +126,10 @@ def test_code_indices_become_the_latent_that_was_encoded(small, squares):
             r"^Code indices have shape \(1, 6\) and dtype torch\.float32\. Accepted: integers of shape",
         ),
         (torch.zeros(1, 6, dtype=torch.bool), r"dtype torch\.bool\."),
+        (
+            torch.zeros(1, 5, dtype=torch.int64),
+            r"^Code indices have shape \(1, 5\) .* Accepted: integers of shape \(B, 6\)\.",
+        ),
         (torch.zeros(6, dtype=torch.int64), r"shape \(6,\).* Accepted: integers of shape \(B, 6\)\."),
         (torch.zeros(1, 2, 3, dtype=torch.int64), r"shape \(1, 2, 3\)"),
         (torch.zeros(1, 5, dtype=torch.int64), r"shape \(1, 5\)|shape \(1, 5, 4\)"),

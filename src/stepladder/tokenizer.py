@@ -27,7 +27,7 @@ from stepladder.decoders import ConvDecoderConfig, DecoderConfig, GuidanceConfig
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
-from stepladder.layouts import Layout, TokenLayout
+from stepladder.layouts import GridLayout, Layout, TokenLayout
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
 from stepladder.randomness import generators
@@ -253,7 +253,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             )
         size: int = self.bottleneck.codebook_size
         places = [str(self.layout.tokens)] if isinstance(self.layout, TokenLayout) else ["h", "w"]
-        if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim != 1 + len(places):
+        counted = isinstance(self.layout, GridLayout) or indices.shape[1:] == (self.layout.tokens,)
+        if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim != 1 + len(places) or not counted:
             raise ValueError(
                 f"Code indices have shape {tuple(indices.shape)} and dtype {indices.dtype}. "
                 f"Accepted: integers of shape (B, {', '.join(places)}). Encode with the same model."
