@@ -28,7 +28,7 @@ from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import write_atomically
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
-from stepladder.nn.transformer import AdaptiveNorm, SwiGLU, check_transformer
+from stepladder.nn.transformer import AdaptiveNorm, SwiGLU, TokenNorm, check_transformer
 
 __all__ = ["NetworkConfig", "Prior", "PriorConfig", "load_prior", "save_prior"]
 
@@ -136,8 +136,8 @@ class _Block(nn.Module):
         self.heads = heads
         self.norm = AdaptiveNorm(width, width)
         self.qkv = nn.Linear(width, 3 * width)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.query_norm = TokenNorm(width // heads)
+        self.key_norm = TokenNorm(width // heads)
         self.attended = nn.Linear(width, width)
         self.mlp_norm = AdaptiveNorm(width, width)
         self.mlp = SwiGLU(width)

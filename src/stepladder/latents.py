@@ -44,6 +44,7 @@ __all__ = [
     "check_names",
     "index_dtype",
     "read_latents",
+    "value_bits",
     "write_latents",
 ]
 
@@ -91,13 +92,8 @@ class LatentFile:
         return stored.values.numel() * self.dtype.itemsize
 
     def bits_per_pixel(self, stored: StoredLatent) -> float:
-        """Bits of one of the latents over the pixels of its image.
-
-        A value of a latent counts 32 bits, an index log2 of the codebook's size: what a perfect packing would take, a
-        little less than the file.
-        """
-        bits = 32 if self.codebook_size is None else math.log2(self.codebook_size)
-        return stored.values.numel() * bits / math.prod(stored.size)
+        """Bits of one of the latents over the pixels of its image (`value_bits`)."""
+        return stored.values.numel() * value_bits(self.codebook_size) / math.prod(stored.size)
 
     def check_fits(self, *, model: str, fingerprint: str, layout: Layout, codebook_size: int | None = None) -> None:
         """Checks that a model can decode these latents.
@@ -139,6 +135,14 @@ class LatentFile:
                 f"The latents come from another encoder (model '{self.model}', fingerprint {self.fingerprint}) than "
                 f"that of model '{model}' ({fingerprint}). Name the model that encoded them, or encode again."
             )
+
+
+def value_bits(codebook_size: int | None) -> float:
+    """Bits of one value of a latent, 32, or of one index, log2 of the codebook's size.
+
+    The second is what a perfect packing would take, a little less than the file.
+    """
+    return 32 if codebook_size is None else math.log2(codebook_size)
 
 
 def index_dtype(codebook_size: int) -> torch.dtype:

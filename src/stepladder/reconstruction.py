@@ -14,8 +14,9 @@ from PIL import Image
 
 from stepladder.errors import MissingDependencyError
 from stepladder.images import to_pil, to_tensor
+from stepladder.latents import value_bits
 from stepladder.metrics import psnr, quantise
-from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Reconstruction", "reconstruct"]
 
@@ -68,18 +69,12 @@ def reconstruct(
         value = psnr(quantise(decoded), quantise(original)).item()
     except MissingDependencyError:
         value = math.nan
+    values = code.latent[0] if code.indices is None else code.indices[0]
     return Reconstruction(
         image=to_pil(decoded[0]),
         rungs=tuple(to_pil(rung[0]) for rung in rungs),
         latent_shape=tuple(code.latent.shape[1:]),
-        latent_bits=_bits(tokenizer, code),
+        latent_bits=values.numel() * value_bits(tokenizer.codebook_size),
         psnr_db=value if math.isfinite(value) else None,
         seconds=seconds,
     )
-
-
-def _bits(tokenizer: Tokenizer, code: Encoding) -> float:
-    """Of one latent, in single precision or as code indices."""
-    if code.indices is None:
-        return 32 * code.latent[0].numel()
-    return code.indices[0].numel() * math.log2(tokenizer.bottleneck.codebook_size)

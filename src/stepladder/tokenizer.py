@@ -148,6 +148,11 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return self.config.layout
 
     @property
+    def codebook_size(self) -> int | None:
+        """Number of codes of a quantised latent; None of a continuous one."""
+        return getattr(self.bottleneck, "codebook_size", None)
+
+    @property
     def side_multiple(self) -> int:
         """Images whose sides are multiples of this go through encoder and ladder without padding."""
         return math.lcm(self.decoder.side_multiple, self.layout.side_multiple)
@@ -247,11 +252,11 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         Raises:
             ValueError: If the bottleneck is not quantised, or the indices have another dtype, shape or range.
         """
-        if not hasattr(self.bottleneck, "from_indices"):
+        size = self.codebook_size
+        if size is None:
             raise ValueError(
                 f"Bottleneck '{self.config.bottleneck.kind}' has no code indices. Decode its latents as they are."
             )
-        size: int = self.bottleneck.codebook_size
         places = [str(self.layout.tokens)] if isinstance(self.layout, TokenLayout) else ["h", "w"]
         counted = isinstance(self.layout, GridLayout) or indices.shape[1:] == (self.layout.tokens,)
         if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim != 1 + len(places) or not counted:
@@ -292,7 +297,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
         digest = hashlib.sha256()
-        if hasattr(self.bottleneck, "codebook_size"):  # levels are no weights
+        if self.codebook_size is not None:  # levels are no weights
             digest.update(json.dumps(unstructure(self.config.bottleneck), sort_keys=True).encode())
         for module in (self.encoder, self.bottleneck):
             for name, value in sorted(module.state_dict().items()):

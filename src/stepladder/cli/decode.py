@@ -58,7 +58,7 @@ def decode(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
         layout=tokenizer.layout,
-        codebook_size=getattr(tokenizer.bottleneck, "codebook_size", None),
+        codebook_size=tokenizer.codebook_size,
     )
     side = tokenizer.tile_side(tile)
     make_folder(out)

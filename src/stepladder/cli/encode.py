@@ -66,7 +66,7 @@ def encode(
     content = LatentFile(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
-        codebook_size=getattr(tokenizer.bottleneck, "codebook_size", None),
+        codebook_size=tokenizer.codebook_size,
         latents=tuple(stored for _, stored in outcome.done),
     )
     if outcome.done:
