@@ -49,15 +49,16 @@ def tokens(
     *,
     positions: str = "cross",
     encoder_patch: int = 8,
+    linear: bool = False,
     **decoder: object,
 ) -> TokenizerConfig:
     """For images of 32 x 32, with 4 channels in a token."""
     tiny = presets.tiny_tokens()
     return replace(
         tiny,
-        encoder=replace(tiny.encoder, tokens=count, patch=encoder_patch, latent_positions=positions),
+        encoder=replace(tiny.encoder, tokens=count, patch=encoder_patch, latent_positions=positions, linear=linear),
         bottleneck=bottleneck,
-        decoder=replace(tiny.decoder, latent_positions=positions, **{"null_latent": False, **decoder}),
+        decoder=replace(tiny.decoder, latent_positions=positions, linear=linear, **{"null_latent": False, **decoder}),
         ladder=LadderConfig(num_stages=num_stages),
     )
 
@@ -81,6 +82,8 @@ TOKENS = {
     "40-grid-plain-clean-3": tokens(3, 40, positions="grid", encoder_patch=4, below=True, head_width=4),
     "6-grid-kl-velocity-3": tokens(3, 6, KL, positions="grid", prediction="velocity", below=True, null_latent=True),
     "5-none-fsq-clean-2": tokens(2, 5, FSQ, positions="none", encoder_patch=32, patch=16, below=True),
+    "8-grid-plain-clean-3": tokens(3, 8, positions="grid", linear=True, below=True, null_latent=True),
+    "16-grid-fsq-velocity-2": tokens(2, 16, FSQ, positions="grid", prediction="velocity", linear=True),
     "9-cross-vq-velocity-3": tokens(3, 9, VQ, prediction="velocity", head_width=4, null_latent=True),
 }
 CONFIGS = GRIDS | {f"tokens-{name}": config for name, config in TOKENS.items()}
@@ -150,7 +153,7 @@ def test_every_parameter_gets_a_finite_gradient(config):
         features=None,
     )
     loss = torch.stack(parts.flow).sum() + coded.loss
-    if isinstance(config.layout, GridLayout):
+    if isinstance(config.layout, GridLayout) or config.decoder.linear:
         assert context.draft.shape == images.shape
         assert context.draft.dtype == torch.float32
         loss = loss + parts.draft
@@ -248,8 +251,8 @@ def test_bfloat16_is_close_to_float32(config):
 
 def test_both_predictions_give_consistent_clean_images_and_velocities(config):
     tokenizer = built(config)
-    x, u = pictures(16, 16), torch.tensor([0.3, 0.9])
-    context = tokenizer.decoder.context(torch.randn(2, *config.layout.shape((16, 16)), generator=generator(2)))
+    x, u = pictures(32, 32), torch.tensor([0.3, 0.9])
+    context = tokenizer.decoder.context(torch.randn(2, *config.layout.shape((32, 32)), generator=generator(2)))
     stage = tokenizer.schedule.stages[-1]
     found = tokenizer.decoder(x, u, stage, context)
     assert found.clean.shape == found.velocity.shape == x.shape

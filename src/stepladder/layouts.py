@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from stepladder.errors import ConfigError, ImageError
 from stepladder.images import pad_to_multiple
+from stepladder.nn.rotary import token_grid
 
-__all__ = ["GridLayout", "Layout", "TokenLayout", "check_side"]
+__all__ = ["GridLayout", "Layout", "TokenLayout", "check_side", "token_cell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,21 @@ class TokenLayout:
 
 
 Layout: TypeAlias = GridLayout | TokenLayout
+
+
+def token_cell(tokens: int, side: int) -> tuple[int, int]:
+    """(rows, columns) of pixels that one latent token stands for, where tokens are spread over the image.
+
+    Raises:
+        ConfigError: If the image cannot be cut into as many cells.
+    """
+    rows, columns = token_grid(tokens)
+    if side % rows or side % columns:
+        raise ConfigError(
+            f"An image of {side} x {side} cannot be cut into {rows} x {columns} equal cells, one for each latent "
+            "token. Use a number of tokens whose grid divides the side, or leave out the linear part (linear = false)."
+        )
+    return side // rows, side // columns
 
 
 def check_side(layout: Layout, side: int, model: str) -> None:

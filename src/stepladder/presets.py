@@ -84,17 +84,17 @@ def paper_base_256_p16() -> TokenizerConfig:
 def imagenet64() -> TokenizerConfig:
     """The paper's architecture at a size that CPUs train: 32 tokens of 32 for 64 x 64, K = 3 (16 to 64), patches of 8.
 
-    Unlike in the paper, stages see the clean image of the one before, latent tokens are spread over the image, and a
-    thin convolutional head draws across the borders of patches.
+    Unlike in the paper, latent tokens are spread over the image and start as a linear code of its cells, stages see the
+    clean image of the one before, and a thin convolutional head draws across the borders of patches.
     """
     return TokenizerConfig(
         latent_channels=32,
         encoder=MMDiTEncoderConfig(
-            image_side=64, patch=8, tokens=32, width=192, depth=4, heads=4, latent_positions="grid"
+            image_side=64, patch=8, tokens=32, width=192, depth=3, heads=4, latent_positions="grid", linear=True
         ),
         bottleneck=PlainConfig(),
         decoder=MMDiTDecoderConfig(
-            patch=8, width=192, depth=4, heads=4, latent_positions="grid", head_width=4, below=True
+            patch=8, width=192, depth=4, heads=4, latent_positions="grid", head_width=8, below=True, linear=True
         ),
         ladder=LadderConfig(num_stages=3),
         steps_per_stage=4,

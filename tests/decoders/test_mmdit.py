@@ -7,7 +7,7 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.profiling import count_flops
 from stepladder.randomness import generator, normal
-from stepladder.stages import up
+from stepladder.stages import down, up
 
 LAYOUT = TokenLayout(tokens=6, channels=4, side=32)
 
@@ -97,6 +97,38 @@ def test_fresh_weights_add_nothing(prediction, head_width):
         expected = up(lower) if below and prediction == "clean" else torch.zeros_like(noisy())
         assert torch.equal(net(noisy(), TIMES, 2, net.context(latents()), lower), expected)
         assert not net(noisy(), TIMES, 4, net.context(latents())).any()
+
+
+@pytest.mark.parametrize("tokens", [4, 8])
+def test_a_linear_part_drafts_the_image_cell_by_cell_and_the_network_adds_to_it(tokens):
+    net = MMDiTDecoder(config(linear=True, below=True), TokenLayout(tokens=tokens, channels=4, side=32))
+    context = net.context(normal((2, tokens, 4), generator(1)))
+    assert context.draft.shape == (2, 3, 32, 32)
+    rows, columns = 2, tokens // 2
+    cells = net.linear(normal((2, tokens, 4), generator(1))).view(2, rows, columns, 3, 16, 32 // columns)
+    assert torch.equal(context.draft, cells.permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 32, 32))
+    assert torch.equal(net(noisy(32), TIMES, 1, context, None), context.draft)
+    lower = noisy(8)
+    found = net(noisy(16), TIMES, 2, context, lower)
+    torch.testing.assert_close(down(found), lower)
+    torch.testing.assert_close(found - up(lower), down(context.draft, 2) - up(down(context.draft, 4)))
+    alone = MMDiTDecoder(config(linear=True), TokenLayout(tokens=tokens, channels=4, side=32))
+    context = alone.context(latents()[:, :1].expand(-1, tokens, -1))
+    assert torch.equal(alone(noisy(16), TIMES, 2, context, lower), down(context.draft, 2))  # not told what is below
+
+
+def test_a_draft_starts_from_the_synthesis_of_a_linear_code():
+    net = MMDiTDecoder(config(linear=True), TokenLayout(tokens=4, channels=4, side=32))
+    synthesis, mean = normal((4, 3 * 16 * 16), generator(3)), normal((3 * 16 * 16,), generator(4))
+    net.start_from_synthesis(synthesis, mean)
+    z = normal((1, 4, 4), generator(5))
+    top_left = (z[0, 0] @ synthesis + mean).view(3, 16, 16)
+    torch.testing.assert_close(net.context(z).draft[0, :, :16, :16], top_left)
+
+
+def test_tokens_that_no_grid_of_cells_fits_are_refused():
+    with pytest.raises(ConfigError, match=r"cannot be cut into 2 x 3 equal cells, .* leave out the linear part"):
+        MMDiTDecoder(config(linear=True), LAYOUT)
 
 
 def test_a_network_that_takes_nothing_from_below_ignores_it():

@@ -51,6 +51,21 @@ def test_equal_registers_differ_by_their_positions_only(kind, differs):
     assert torch.allclose(found, found[:1].expand_as(found), atol=1e-5) != differs
 
 
+def test_a_linear_part_codes_the_cell_of_each_token():
+    encoder = MMDiTEncoder(config(tokens=8, linear=True), 4)  # 2 x 4 cells of 16 x 8
+    assert encoder.linear.kernel_size == (16, 8)
+    x = images(1)
+    fresh = encoder(x)
+    for token in range(8):
+        row, column = divmod(token, 4)
+        changed = torch.zeros_like(x)
+        cell = (..., slice(16 * row, 16 * row + 16), slice(8 * column, 8 * column + 8))
+        changed[cell] = x[cell]
+        torch.testing.assert_close(encoder(changed)[:, token], fresh[:, token])  # the transformer is silent still
+    torch.nn.init.ones_(encoder.out.weight)
+    assert (encoder(x) - fresh).abs().amax(-1).min() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -59,6 +74,7 @@ def test_equal_registers_differ_by_their_positions_only(kind, differs):
         ({"image_side": 0}, r"^Encoder image_side 0 is not a multiple of its patch 8\."),
         ({"width": 18}, r"^Encoder width 18 is not a multiple of 4 times its 2 heads\."),
         ({"patch": 6}, r"^Encoder patch 6 is not a power of two\."),
+        ({"tokens": 6, "linear": True}, r"^An image of 32 x 32 cannot be cut into 2 x 3 equal cells, one for each"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, text):

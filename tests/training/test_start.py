@@ -8,7 +8,6 @@ import torch
 from stepladder import Tokenizer, presets
 from stepladder.bottlenecks import KLConfig
 from stepladder.data import open_source, training_loader
-from stepladder.encoders.convolutional import principal_components
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.metrics import psnr, quantise
 from stepladder.tokenizer import LadderConfig
@@ -16,6 +15,14 @@ from stepladder.training.autoencoder import train
 from stepladder.training.config import StartConfig
 from stepladder.training.start import make_tokenizer
 from stepladder.training.state import load_state
+
+TOKENS = presets.tiny_tokens()
+LINEAR_TOKENS = replace(
+    TOKENS,
+    latent_channels=16,
+    encoder=replace(TOKENS.encoder, tokens=16, linear=True),
+    decoder=replace(TOKENS.decoder, linear=True),
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +73,27 @@ def test_principal_components_start_with_a_good_draft_and_white_latents(make_con
     assert psnr(quantise(draft), quantise(images)).mean() < 20
 
 
-def test_principal_components_are_orthonormal_and_their_codes_white():
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(48, 48, generator=generator) * torch.logspace(0, -2, 48)
-    patches = torch.randn(400, 48, generator=generator) @ mixing.T + 0.3
-    images = torch.nn.functional.pixel_shuffle(patches.reshape(4, 10, 10, 48).permute(0, 3, 1, 2), 4)
-    mean, basis, deviations = principal_components(images, 4, 6)
-    torch.testing.assert_close(mean, patches.mean(0))
-    torch.testing.assert_close(basis @ basis.T, torch.eye(6), atol=1e-5, rtol=0)
-    code = (patches - mean) @ basis.T / deviations
-    torch.testing.assert_close(code.T @ code / 400, torch.eye(6), atol=1e-3, rtol=0)
-    assert deviations.tolist() == sorted(deviations.tolist(), reverse=True)
+def test_tokens_start_with_a_good_draft_and_white_latents(make_config, source):
+    config = make_config(start=StartConfig(principal_components=True), tokenizer=LINEAR_TOKENS)
+    tokenizer = make_tokenizer(config).eval()
+    images = next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))
+    code = tokenizer.encode(images)
+    assert code.latent.shape == (8, 16, 16)
+    assert code.latent.mean(dim=(0, 1)).abs().max() < 0.25
+    assert code.latent.std(dim=(0, 1)).sub(1).abs().max() < 0.25
+    draft = tokenizer.decoder.context(code.latent).draft
+    assert psnr(quantise(draft), quantise(images)).mean() > 35
+    assert torch.allclose(tokenizer.decode(code, steps=1), draft.clamp(-1, 1), atol=1e-3)  # nothing is added yet
+    fresh = make_tokenizer(replace(config, start=StartConfig())).eval()
+    draft = fresh.decoder.context(fresh.encode(images).latent).draft
+    assert psnr(quantise(draft), quantise(images)).mean() < 20
 
 
-def test_too_few_patches_for_principal_components_are_refused():
-    with pytest.raises(ConfigError, match="16 patches are too few for principal components of 48 values each"):
-        principal_components(torch.zeros(1, 3, 16, 16), 4, 6)
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_principal_components_need_linear_parts(make_config, part):
+    without = replace(LINEAR_TOKENS, **{part: replace(getattr(LINEAR_TOKENS, part), linear=False)})
+    with pytest.raises(ConfigError, match=r"encoder or decoder has no linear part .* kind 'conv', or 'mmdit' with"):
+        make_tokenizer(make_config(start=StartConfig(principal_components=True), tokenizer=without))
 
 
 def test_a_scale_that_is_trusted_moves_slowly(make_config):
@@ -93,8 +105,15 @@ def test_a_scale_that_is_trusted_moves_slowly(make_config):
     torch.testing.assert_close(fresh.bottleneck.scale.mean, torch.full((16,), 100.0))
 
 
-def test_layers_from_principal_components_learn_at_their_own_rate(make_config, tmp_path):
-    config = make_config(steps=1, start=StartConfig(principal_components=True))
+@pytest.mark.parametrize(
+    ("tokenizer", "draft"),
+    [
+        (presets.tiny(), "decoder.network.reader.linear.weight"),
+        (LINEAR_TOKENS, "decoder.network.linear.weight"),
+    ],
+)
+def test_layers_from_principal_components_learn_at_their_own_rate(make_config, tmp_path, tokenizer, draft):
+    config = make_config(steps=1, start=StartConfig(principal_components=True), tokenizer=tokenizer)
     train(config, tmp_path)
     before = make_tokenizer(config).state_dict()
     after = load_state(tmp_path / "checkpoints" / "step-0000001").model
@@ -102,7 +121,7 @@ def test_layers_from_principal_components_learn_at_their_own_rate(make_config, t
     rate = 2e-3 / 2  # half warm: Adam's first step is as long as its rate
     assert moved["encoder.stem.weight"] < 1e-6  # its branch is silent still
     assert moved["encoder.out.weight"] == pytest.approx(rate, rel=0.05)
-    for name in ("encoder.linear.weight", "decoder.network.reader.linear.weight"):
+    for name in ("encoder.linear.weight", draft):
         assert moved[name] == pytest.approx(0.03 * rate, rel=0.05)
 
 
@@ -194,10 +213,19 @@ def test_a_transfer_takes_all_but_the_layers_at_the_latent(trained, make_config)
     assert tokenizer.bottleneck.scale.mean.abs().max() == 0
 
 
+def test_a_transfer_leaves_linear_parts_to_principal_components(trained, make_config):
+    start = StartConfig(transfer_from=str(trained), principal_components=True)
+    found, other = make_tokenizer(make_config(start=start)), Tokenizer.from_pretrained(trained)
+    alone = make_tokenizer(make_config(start=StartConfig(principal_components=True)))
+    assert torch.equal(found.encoder.linear.weight, alone.encoder.linear.weight)
+    assert torch.equal(found.decoder.network.linear.weight, alone.decoder.network.linear.weight)
+    assert torch.equal(found.encoder.stem.weight, other.encoder.stem.weight)
+
+
 def test_a_transfer_from_another_architecture_is_an_error(trained, make_config):
     config = make_config(start=StartConfig(transfer_from=str(trained)))
     config = replace(config, tokenizer=presets.tiny_tokens())
     with pytest.raises(ConfigError, match=r"^start.transfer_from: only 3 of 100 weights have the same name and shape"):
         make_tokenizer(config)
-    with pytest.raises(ConfigError, match=r"^start.transfer_from is set beside another start. Use it alone"):
+    with pytest.raises(ConfigError, match=r"^start.transfer_from is set beside start.encoder_from or start.decoder_fr"):
         StartConfig(transfer_from="photo", decoder_from="photo")

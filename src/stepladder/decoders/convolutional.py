@@ -29,7 +29,7 @@ from stepladder.decoders.ladder import Context, PredictionKind
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
-from stepladder.stages import down, up
+from stepladder.stages import down
 
 __all__ = ["ConvDecoder", "ConvDecoderConfig"]
 
@@ -103,6 +103,15 @@ class ConvDecoder(nn.Module):
         self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
 
     @property
+    def linear(self) -> nn.Conv2d:
+        """The linear part of the draft."""
+        return self.reader.linear
+
+    def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
+        """Makes the first draft the linear decoding of a linear code: latent times matrix, plus mean."""
+        self.reader.start_from_synthesis(synthesis, mean)
+
+    @property
     def reach(self) -> int:
         """How far a prediction sees, in pixels: all convolutions of 3 x 3, each on its own grid."""
         depth, coarse_depth = self.config.depth, self.config.coarse_depth
@@ -148,10 +157,7 @@ class ConvDecoder(nn.Module):
             context: From `context`.
             below: Clean image of the stage before, at half the side of `x`; None at the first stage.
         """
-        assert context.draft is not None
-        guess = down(context.draft, downscale)
-        if below is not None:
-            guess = guess + up(below - down(guess))
+        guess = context.guess(downscale, below)
         scale = torch.full_like(coordinate, math.log2(downscale) / 8)
         dtype = self.stem.weight.dtype  # times and images stay in float32 until here
         embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, E)

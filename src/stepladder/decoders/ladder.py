@@ -29,7 +29,7 @@ from stepladder.decoders.guidance import GuidanceConfig, evaluations_per_stage, 
 from stepladder.decoders.tiling import Cut, predict_in_tiles
 from stepladder.errors import ConfigError
 from stepladder.samplers import Denoiser, Prediction
-from stepladder.stages import NOISE_FLOOR, Stage, StageSchedule, clean_from_velocity, velocity_from_clean
+from stepladder.stages import NOISE_FLOOR, Stage, StageSchedule, clean_from_velocity, down, up, velocity_from_clean
 
 __all__ = ["Context", "DecoderNetwork", "LadderDecoder", "Prediction", "PredictionKind"]
 
@@ -46,6 +46,17 @@ class Context:
     """Features of the latent, on its own grid."""
     draft: Float[Tensor, "b 3 H W"] | None
     """A first image, straight from the latent and without noise, which the network refines; None if it makes none."""
+
+    def guess(self, downscale: int, below: Float[Tensor, "b 3 h w"] | None) -> Float[Tensor, "b 3 h2 w2"]:
+        """The draft at a scale, its low frequencies replaced by what the stage before found: D + up(below - down(D)).
+
+        Args:
+            downscale: Side of the image over side of the guess, a power of two.
+            below: Clean image of the stage before, at half the side of the guess; None for the draft as it is.
+        """
+        assert self.draft is not None
+        guess = down(self.draft, downscale)
+        return guess if below is None else guess + up(below - down(guess))
 
 
 class DecoderNetwork(Protocol):

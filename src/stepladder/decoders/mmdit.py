@@ -8,8 +8,9 @@ stages never pay for fine ones. The latent stream has the same length at every s
 
 With a head, two convolutions add to the image that the patches make, given a few features at each pixel and x: they
 work across the borders of patches, so that no grid of them shows. With `below`, the network also sees the clean image
-of the stage before, enlarged, and adds to it: what a jump hides in noise is not lost. The networks of the paper do
-without both.
+of the stage before, enlarged, and adds to it: what a jump hides in noise is not lost. With a linear part, each latent
+token makes a draft of its cell of the image by a linear layer, which can start from principal components, and the
+network adds to that, its low frequencies replaced by `below`. The networks of the paper do without all three.
 
 Reference: arXiv 2603.19570; Scaling Rectified Flow Transformers (Esser et al., 2024), https://arxiv.org/abs/2403.03206
 """
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 
 from stepladder.decoders.ladder import Context, PredictionKind
 from stepladder.errors import ConfigError
-from stepladder.layouts import TokenLayout
+from stepladder.layouts import TokenLayout, token_cell
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
@@ -59,6 +60,8 @@ class MMDiTDecoderConfig:
     """Channels of the convolutions at full resolution; 0 for none, and a linear layer from patches to pixels."""
     below: bool = False
     """Whether it sees the clean image of the stage before."""
+    linear: bool = False
+    """Whether latent tokens, spread over the image, make a draft of it by a linear layer, to which the network adds."""
     null_latent: bool = False
     """Whether it has a learned latent that stands for none: context dropout and guidance need it."""
 
@@ -85,7 +88,12 @@ class MMDiTDecoder(nn.Module):
         self.scale_embedding = ScalarEmbedding(_FREQUENCIES, max_turns=4.0)
         self.embed = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
-        seen = 6 if config.below else 3
+        self.linear: nn.Linear | None = None
+        if config.linear:
+            self.side, self.cell = layout.side, token_cell(layout.tokens, layout.side)
+            self.linear = nn.Linear(layout.channels, 3 * self.cell[0] * self.cell[1])
+
+        seen = 6 if config.below or config.linear else 3
         self.stem = nn.Linear(seen * config.patch**2, width)
         self.blocks = nn.ModuleList(
             JointBlock(width, config.heads, embedding=width, last=i == config.depth - 1) for i in range(config.depth)
@@ -108,7 +116,7 @@ class MMDiTDecoder(nn.Module):
         return self.null is not None
 
     def context(self, latent: Float[Tensor, "b n d"], dropped: Bool[Tensor, " b"] | None = None) -> Context:
-        """Reads a latent (B, N, D); there is no draft.
+        """Reads a latent (B, N, D); there is a draft if there is a linear part.
 
         Args:
             latent: Tokens.
@@ -124,7 +132,18 @@ class MMDiTDecoder(nn.Module):
                     "train it with loss.context_dropout."
                 )
             latent = torch.where(dropped[:, None, None], self.null.to(latent.dtype), latent)
-        return Context(features=self.read(latent), draft=None)
+        draft = None
+        if self.linear is not None:
+            cells = self.linear(latent).transpose(1, 2).float()  # (B, 3 x rows x columns of a cell, N)
+            draft = F.fold(cells, (self.side, self.side), self.cell, stride=self.cell)
+        return Context(features=self.read(latent), draft=draft)
+
+    @torch.no_grad()
+    def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
+        """Makes the first draft the linear decoding of a linear code: latent times matrix, plus mean."""
+        assert self.linear is not None
+        self.linear.weight.copy_(synthesis.T)
+        self.linear.bias.copy_(mean)
 
     def forward(
         self,
@@ -144,11 +163,15 @@ class MMDiTDecoder(nn.Module):
             below: Clean image of the stage before, at half the side of `x`; None at the first stage.
         """
         config = self.config
-        guess = up(below) if config.below and below is not None else torch.zeros_like(x)
+        below = below if config.below else None
+        if config.linear:
+            guess = context.guess(downscale, below)
+        else:
+            guess = torch.zeros_like(x) if below is None else up(below)
         scale = torch.full_like(coordinate, math.log2(downscale) / 8)
         dtype = self.stem.weight.dtype  # times and images stay in float32 until here
         embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, D)
-        seen = (torch.cat([x, guess], dim=1) if config.below else x).to(dtype)
+        seen = (torch.cat([x, guess], dim=1) if config.below or config.linear else x).to(dtype)
         patches = F.pixel_unshuffle(seen, config.patch)  # (B, c P P, h/P, w/P)
         rows, columns = patches.shape[2:]
         pairs = config.width // config.heads // 2

@@ -3,15 +3,14 @@
     features = L(x) + N(x)
 
 L is one linear map of non-overlapping f x f patches, N a small network whose last layer starts at zero. L can be
-started from the principal components of real patches (`start_from_principal_components`): the encoder is then, before
-its first training step, the best linear block code of its size (a data-driven cousin of JPEG's transform), and training
-goes on from there. Cost is linear in pixels; there are no positions, so any multiple of f works.
+started from the principal components of real patches (`encoders.linear`): the encoder is then, before its first
+training step, the best linear block code of its size (a data-driven cousin of JPEG's transform), and training goes on
+from there. Cost is linear in pixels; there are no positions, so any multiple of f works.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ResidualBlock, zero_init
 
-__all__ = ["ConvEncoder", "ConvEncoderConfig", "principal_components"]
+__all__ = ["ConvEncoder", "ConvEncoderConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,45 +70,3 @@ class ConvEncoder(nn.Module):
         h = self.stem(F.pixel_unshuffle(images, 4))  # (B, width, H/4, W/4)
         features: Tensor = self.linear(images) + self.out(F.silu(self.trunk(h)))
         return features
-
-    @torch.no_grad()
-    def start_from_principal_components(
-        self, images: Float[Tensor, "b 3 H W"], channels: int
-    ) -> tuple[Float[Tensor, "channels patch"], Float[Tensor, " patch"]]:
-        """Sets the first `channels` outputs of the linear part to whitened principal components of patches.
-
-        Returns:
-            Synthesis matrix (channels, 3 f f) and mean (3 f f,): a patch is close to its code times the matrix plus the
-            mean, in the order of `pixel_unshuffle`. A decoder may start from them.
-        """
-        stride = self.config.stride
-        mean, basis, deviations = principal_components(images, stride, channels)
-        analysis = basis / deviations[:, None]  # (channels, 3 f f)
-        assert self.linear.bias is not None
-        self.linear.weight.zero_()
-        self.linear.bias.zero_()
-        self.linear.weight[:channels] = analysis.reshape(channels, 3, stride, stride)
-        self.linear.bias[:channels] = -analysis @ mean
-        return basis * deviations[:, None], mean
-
-
-def principal_components(
-    images: Float[Tensor, "b 3 H W"], patch: int, count: int
-) -> tuple[Float[Tensor, " n"], Float[Tensor, "count n"], Float[Tensor, " count"]]:
-    """Mean, leading principal components and their standard deviations of f x f patches, n = 3 f f values each.
-
-    Raises:
-        ConfigError: If there are not more patches than values in a patch.
-    """
-    rows = F.pixel_unshuffle(images, patch).permute(0, 2, 3, 1).reshape(-1, 3 * patch * patch).double()
-    if rows.shape[0] <= rows.shape[1]:
-        raise ConfigError(
-            f"{rows.shape[0]} patches are too few for principal components of {rows.shape[1]} values each. "
-            "More patches than values are needed. Use larger crops or a smaller encoder stride."
-        )
-    mean = rows.mean(0)
-    centred = rows - mean
-    variances, vectors = torch.linalg.eigh(centred.T @ centred / rows.shape[0])  # ascending
-    basis = vectors.flip(1)[:, :count].T
-    deviations = variances.flip(0)[:count].clamp_min(1e-8).sqrt()
-    return mean.float(), basis.float().contiguous(), deviations.float()

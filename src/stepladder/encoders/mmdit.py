@@ -5,6 +5,10 @@
 
 A token belongs to no place: registers may gather whatever describes the image best, from anywhere in it.
 
+With a linear part, tokens are spread over the image, each has a cell of it, and what the transformer reads adds to a
+linear code of that cell, which can start from principal components (`linear`). Short trainings start far ahead with it;
+the networks of the paper do without.
+
 Reference: An Image is Worth 32 Tokens (Yu et al., 2024), https://arxiv.org/abs/2406.07550; with two streams as in
 arXiv 2603.19570
 """
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.errors import ConfigError
+from stepladder.layouts import token_cell
+from stepladder.nn.blocks import zero_init
 from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
 from stepladder.nn.transformer import JointBlock, TokenNorm, check_transformer, run_blocks
 
@@ -44,6 +50,8 @@ class MMDiTEncoderConfig:
     """Attention heads."""
     latent_positions: LatentPositions = "cross"
     """Rotary positions of the latent tokens: 'none', '1d', 'cross' (a row below the image) or 'grid' (over it)."""
+    linear: bool = False
+    """Whether features are what the transformer adds to a linear code of the cell of each token."""
 
     def __post_init__(self) -> None:
         check_transformer("Encoder", self.patch, self.width, self.depth, self.heads)
@@ -53,6 +61,8 @@ class MMDiTEncoderConfig:
             raise ConfigError(
                 f"Encoder image_side {self.image_side} is not a multiple of its patch {self.patch}. Pass one."
             )
+        if self.linear:
+            token_cell(self.tokens, self.image_side)
 
 
 class MMDiTEncoder(nn.Module):
@@ -70,6 +80,11 @@ class MMDiTEncoder(nn.Module):
         )
         self.norm = TokenNorm(width)
         self.out = nn.Linear(width, out_channels)
+        self.linear: nn.Conv2d | None = None
+        if config.linear:
+            cell = token_cell(config.tokens, config.image_side)
+            self.linear = nn.Conv2d(3, out_channels, cell, stride=cell)
+            zero_init(self.out)
 
     def forward(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b n d"]:
         """Encodes images in [-1, 1] whose sides are multiples of the patch."""
@@ -85,4 +100,6 @@ class MMDiTEncoder(nn.Module):
         registers = self.registers.expand(images.shape[0], -1, -1)
         registers, _ = run_blocks(self.blocks, registers, image, angles, checkpointing=self.checkpointing)
         features: Tensor = self.out(self.norm(registers))
+        if self.linear is not None:
+            features = features + self.linear(images).flatten(2).transpose(1, 2)
         return features

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LatentPositions", "grid_angles", "rotate", "token_angles"]
+__all__ = ["LatentPositions", "grid_angles", "rotate", "token_angles", "token_grid"]
 
 LatentPositions: TypeAlias = Literal["none", "1d", "cross", "grid"]
 """Where latent tokens are.
@@ -63,8 +63,13 @@ def token_angles(
             line = _line(count, device)
             return _plane(torch.full_like(line, _ROW_BELOW), line, pairs)
         case "grid":
-            rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
-            return grid_angles(rows, count // rows, pairs, device)
+            return grid_angles(*token_grid(count), pairs, device)
+
+
+def token_grid(count: int) -> tuple[int, int]:
+    """Rows and columns of `count` latent tokens that are spread over an image: as square as it goes."""
+    rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+    return rows, count // rows
 
 
 def rotate(x: Float[Tensor, "b heads n d"], angles: Float[Tensor, "n d//2"]) -> Float[Tensor, "b heads n d"]:

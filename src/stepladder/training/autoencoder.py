@@ -89,9 +89,8 @@ class TokenizerObjective(Objective):
         """Layers that start from principal components learn at a rate of their own."""
         if self.principal_rate == 1:
             return super().parameter_groups()
-        encoder: Any = self.tokenizer.encoder
-        linear = (encoder.linear, self.tokenizer.decoder.network.reader.linear)
-        slow = {id(p) for layer in linear for p in layer.parameters()}
+        layers = [part.linear for part in (self.tokenizer.encoder, self.tokenizer.decoder.network)]
+        slow = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
         learning = [p for p in self.parameters() if p.requires_grad]
         return [
             ParameterGroup([p for p in learning if id(p) not in slow]),

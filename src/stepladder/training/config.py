@@ -70,7 +70,7 @@ class StartConfig:
     """Model whose decoder network to take; its ladder may have another number of stages."""
     transfer_from: str | None = None
     """Model from which to take what has the same name and shape in encoder and decoder network: all but the layers at
-    the latent, where this run has another bottleneck."""
+    the latent, where this run has another bottleneck. With principal_components, linear parts start from those."""
     train_encoder: bool = True
     """Whether the encoder learns; a frozen one needs `encoder_from`."""
 
@@ -81,9 +81,10 @@ class StartConfig:
                 "weights of a model are already trained."
             )
         others = (self.encoder_from, self.decoder_from)
-        if self.transfer_from is not None and (self.principal_components or any(other is not None for other in others)):
+        if self.transfer_from is not None and any(other is not None for other in others):
             raise ConfigError(
-                "start.transfer_from is set beside another start. Use it alone: it brings both encoder and decoder."
+                "start.transfer_from is set beside start.encoder_from or start.decoder_from. Use it without them: it "
+                "brings both encoder and decoder."
             )
         if not self.train_encoder and self.encoder_from is None:
             raise ConfigError(

@@ -1,13 +1,13 @@
 """Initial weights of a run."""
 
 import logging
+import math
 
 import torch
 
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig, open_source, training_loader
-from stepladder.decoders import ConvDecoder
-from stepladder.encoders import ConvEncoder
+from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
 from stepladder.randomness import generator
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
@@ -18,6 +18,8 @@ __all__ = ["make_tokenizer"]
 _log = logging.getLogger(__name__)
 
 _PRINCIPAL_BATCH, _PRINCIPAL_BATCHES = 16, 16
+_CELLS_FOR_EACH_VALUE = 100
+"""So many cells at least as there are values in one, times this, are looked at: covariances are estimates."""
 _NARROW_LOG_VARIANCE = -6.0
 
 
@@ -33,10 +35,10 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
         torch.set_rng_state(generator(config.seed).get_state())
         tokenizer = Tokenizer(config.tokenizer)
     start = config.start
-    if start.principal_components:
-        _start_from_principal_components(tokenizer, config)
     if start.transfer_from is not None:
         _transfer(tokenizer, start.transfer_from)
+    if start.principal_components:
+        _start_from_principal_components(tokenizer, config)
     if start.encoder_from is not None:
         other = Tokenizer.from_pretrained(start.encoder_from)
         if _encoder_settings(other.config) != _encoder_settings(config.tokenizer):
@@ -83,21 +85,24 @@ def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
 
 def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) -> None:
     """Makes encoder and draft a linear block code of the training images."""
-    if not (isinstance(tokenizer.encoder, ConvEncoder) and isinstance(tokenizer.decoder.network, ConvDecoder)):
+    linear, network = tokenizer.encoder.linear, tokenizer.decoder.network
+    if linear is None or network.linear is None:
         raise ConfigError(
-            "start.principal_components is true, and encoder or decoder is not of kind 'conv'. Only these have a "
-            "linear part that can start from them. Set it to false."
+            "start.principal_components is true, and encoder or decoder has no linear part that can start from them. "
+            "Accepted: kind 'conv', or 'mmdit' with linear = true in both. Set that, or principal_components to false."
         )
     size = config.data.crop.size
     source = open_source(config.data.train)
     batches = training_loader(source, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)
-    images = torch.cat([next(batches) for _ in range(_PRINCIPAL_BATCHES)])
+    cell = linear.kernel_size[0] * linear.kernel_size[1]
+    enough = math.ceil(_CELLS_FOR_EACH_VALUE * 3 * cell / (_PRINCIPAL_BATCH * (size**2 // cell)))
+    images = torch.cat([next(batches) for _ in range(max(_PRINCIPAL_BATCHES, enough))])
     channels = config.tokenizer.latent_channels
-    synthesis, mean = tokenizer.encoder.start_from_principal_components(images, channels)
+    synthesis, mean = start_from_principal_components(linear, images, channels)
     if isinstance(tokenizer.bottleneck, KLBottleneck):
         # Beside components of unit variance, let the posterior start narrow: the rest of the features is log sigma^2.
-        assert tokenizer.encoder.linear.bias is not None
+        assert linear.bias is not None
         with torch.no_grad():
-            tokenizer.encoder.linear.bias[channels:].fill_(_NARROW_LOG_VARIANCE)
+            linear.bias[channels:].fill_(_NARROW_LOG_VARIANCE)
     tokenizer.bottleneck.scale.trust()  # whitened components have unit scale
-    tokenizer.decoder.network.reader.start_from_synthesis(synthesis, mean)
+    network.start_from_synthesis(synthesis, mean)
