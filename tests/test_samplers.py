@@ -49,6 +49,45 @@ def test_the_state_between_stages_has_the_noise_level_of_the_stage(images: torch
         assert noise.std().item() == pytest.approx(result.stage.t_end, abs=0.01)
 
 
+@pytest.mark.parametrize("num_stages", [1, 2, 4])
+def test_a_step_to_the_end_of_the_last_stage_ends_at_the_clean_estimate(images: torch.Tensor, num_stages: int) -> None:
+    stage = StageSchedule.uniform(num_stages).stages[-1]
+    x = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    for u in (0.02, 0.5, 1.0):
+        velocity = velocity_from_clean(x, images, torch.full((2,), u), stage)
+        torch.testing.assert_close(x - u * velocity, images, atol=1e-5, rtol=0)
+
+
+def test_a_velocity_that_nobody_needs_is_not_computed(images: torch.Tensor) -> None:
+    computed: list[int] = []
+
+    def watched(x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
+        clean = down(images, stage.downscale)
+
+        def velocity() -> torch.Tensor:
+            computed.append(stage.index)
+            return velocity_from_clean(x, clean, u, stage)
+
+        return Prediction(clean=lambda: clean, velocity=velocity)
+
+    sample(watched, StageSchedule.uniform(3), size=(16, 24), generators=generators([0, 1]), steps=2)
+    assert computed == [0, 0, 1, 1, 2]
+
+
+def test_what_a_prediction_gives_as_a_function_is_computed_once() -> None:
+    calls: list[str] = []
+
+    def late(name: str) -> torch.Tensor:
+        calls.append(name)
+        return torch.zeros(1, 3, 2, 2)
+
+    prediction = Prediction(clean=lambda: late("clean"), velocity=lambda: late("velocity"))
+    assert not calls
+    assert prediction.velocity is prediction.velocity
+    assert prediction.clean is prediction.clean
+    assert calls == ["velocity", "clean"]
+
+
 def test_one_stage_is_full_resolution_euler_bit_for_bit(images: torch.Tensor) -> None:
     def denoise(x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
         clean = torch.tanh(x * (1 + u[:, None, None, None]))
@@ -57,9 +96,11 @@ def test_one_stage_is_full_resolution_euler_bit_for_bit(images: torch.Tensor) ->
     schedule = StageSchedule.uniform(1)
     found = sample(denoise, schedule, size=(16, 24), generators=generators([3, 4]), steps=4)
     x = torch.stack([torch.randn(3, 16, 24, generator=g) for g in generators([3, 4])])
-    for u, u_next in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)):
+    for u, u_next in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25)):
         x = x + (u_next - u) * denoise(x, torch.full((2,), u), schedule.stages[0], None).velocity
-    assert torch.equal(found, x)
+    last = denoise(x, torch.full((2,), 0.25), schedule.stages[0], None)
+    assert torch.equal(found, last.clean)
+    torch.testing.assert_close(found, x - 0.25 * last.velocity)
 
 
 def test_each_stage_gets_the_clean_image_of_the_stage_before(images: torch.Tensor) -> None:

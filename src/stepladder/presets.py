@@ -31,7 +31,6 @@ def photo() -> TokenizerConfig:
         decoder=ConvDecoderConfig(),
         ladder=LadderConfig(num_stages=3),
         steps_per_stage=4,
-        tile=512,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from stepladder.decoders import GuidanceConfig
 from stepladder.errors import MissingDependencyError
 from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
@@ -45,7 +46,13 @@ class Reconstruction:
 
 
 def reconstruct(
-    tokenizer: Tokenizer, image: Image.Image, *, seed: int = 0, steps: int | None = None, tile: int | None = None
+    tokenizer: Tokenizer,
+    image: Image.Image,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    tile: int | None = None,
+    guidance: GuidanceConfig | float | None = None,
 ) -> Reconstruction:
     """Encodes and decodes one image, on the device of the tokenizer.
 
@@ -55,14 +62,16 @@ def reconstruct(
         seed: Of the decoder's noise: the same image and seed give the same reconstruction.
         steps: Steps per stage; the tokenizer's own by default.
         tile: Side of the tiles of large stages, 0 for none; the tokenizer's own by default.
+        guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
 
     Raises:
         ImageError: If the tokenizer does not take images of this size.
+        ConfigError: If it takes no such tiles or guidance.
     """
     original = to_tensor(image)[None]
     started = time.perf_counter()
     code = tokenizer.encode(original.to(tokenizer.device))
-    *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps, tile=tile)
+    *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps, tile=tile, guidance=guidance)
     decoded = last.cpu()
     seconds = time.perf_counter() - started
     try:

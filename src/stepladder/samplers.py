@@ -8,7 +8,7 @@ hides most of what a stage found in noise; a denoiser may read it off the clean 
 models do (Ho et al., 2021, https://arxiv.org/abs/2106.15282).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -34,14 +34,32 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a denoiser says of a noisy image."""
+    """What a denoiser says of a noisy image: the clean image and the velocity, each of which implies the other.
 
-    clean: Float[Tensor, "b c h w"]
-    """Estimate of the clean image at the scale of the stage."""
-    velocity: Float[Tensor, "b c h w"]
-    """w = dx/du, in local time."""
+    Either may be given as a function, which is called when it is first asked for: the last step of a decode needs no
+    velocity, and at full resolution an image that nobody needs costs time and memory.
+    """
+
+    __slots__ = ("_clean", "_velocity")
+
+    def __init__(self, *, clean: Tensor | Callable[[], Tensor], velocity: Tensor | Callable[[], Tensor]) -> None:
+        self._clean = clean
+        self._velocity = velocity
+
+    @property
+    def clean(self) -> Float[Tensor, "b c h w"]:
+        """Estimate of the clean image at the scale of the stage."""
+        if not isinstance(self._clean, Tensor):
+            self._clean = self._clean()
+        return self._clean
+
+    @property
+    def velocity(self) -> Float[Tensor, "b c h w"]:
+        """The velocity w = dx/du, in local time."""
+        if not isinstance(self._velocity, Tensor):
+            self._velocity = self._velocity()
+        return self._velocity
 
 
 class Denoiser(Protocol):
@@ -146,13 +164,19 @@ def walk(
     below: Float[Tensor, "b c h//2 w//2"] | None,
     steps: int,
 ) -> StageResult:
-    """Goes through a stage from local times `u`, one for each image, to 0 in equal Euler steps."""
+    """Goes through a stage from local times `u`, one for each image, to 0 in equal Euler steps.
+
+    The last step of the last stage ends where there is no noise: x - u w is then the clean estimate itself.
+    """
     clean = x
     for share, next_share in pairwise(local_times(steps)):
         prediction = denoiser(x, share * u, stage, below)
         clean = prediction.clean
-        x = (expand_time((next_share - share) * u, x) * prediction.velocity).add_(x)  # one copy less than a sum
-    return StageResult(stage=stage, clean=x if stage.t_end == 0 else clean, x=x)
+        if next_share == 0 and stage.t_end == 0:
+            x = clean
+        else:
+            x = (expand_time((next_share - share) * u, x) * prediction.velocity).add_(x)  # one copy less than a sum
+    return StageResult(stage=stage, clean=clean, x=x)
 
 
 def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tuple[int, ...]:

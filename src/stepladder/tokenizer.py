@@ -235,7 +235,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
-        denoiser = self.decoder.guided(padded, self._guidance(guidance), tile=side)
+        denoiser = self.decoder.guided(padded, self.guidance(guidance), tile=side)
         for result in sample_progressively(
             denoiser,
             self.schedule,
@@ -287,12 +287,28 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ConfigError(f"Tile side {tile} does not fit a decoder that looks at the whole image. Leave it out.")
         return tile
 
+    def guidance(self, guidance: GuidanceConfig | float | None = None) -> GuidanceConfig:
+        """The guidance of a decode that is asked for `guidance`; a number changes the scale alone.
+
+        Raises:
+            ConfigError: If it is out of range, or the decoder cannot be guided so.
+        """
+        match guidance:
+            case None:
+                found = self.config.guidance
+            case GuidanceConfig():
+                found = guidance
+            case scale:
+                found = replace(self.config.guidance, scale=float(scale))
+        self.decoder.check_guidance(found)
+        return found
+
     def network_evaluations(
         self, steps: int | Sequence[int] | None = None, guidance: GuidanceConfig | float | None = None
     ) -> int:
         """Network evaluations of a decode with such `steps` and `guidance`; the tokenizer's own by default."""
         taken = self.steps_per_stage if steps is None else steps
-        return sum(self.decoder.evaluations(taken, self._guidance(guidance)))
+        return sum(self.decoder.evaluations(taken, self.guidance(guidance)))
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
@@ -344,16 +360,6 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
-
-    def _guidance(self, guidance: GuidanceConfig | float | None) -> GuidanceConfig:
-        """The guidance of a decode that is asked for `guidance`."""
-        match guidance:
-            case None:
-                return self.config.guidance
-            case GuidanceConfig():
-                return guidance
-            case scale:
-                return replace(self.config.guidance, scale=float(scale))
 
     def _check_tile(self, tile: int) -> None:
         multiple = self.side_multiple

@@ -124,6 +124,7 @@ def test_decode_takes_the_model_that_the_file_names_and_says_so(run, model, late
         "steps_per_stage": 2,
         "stages": 3,
         "network_evaluations": 6,
+        "guidance": 1.0,
         "seed": 0,
         "device": "cpu",
         "failed": [],

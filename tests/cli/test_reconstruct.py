@@ -47,6 +47,7 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
         "steps_per_stage": 1,
         "stages": 3,
         "network_evaluations": 3,
+        "guidance": 1.0,
         "seed": 3,
         "device": "cpu",
         "failed": [],

@@ -20,6 +20,7 @@ from stepladder import __version__
 from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, train
 from stepladder.cli._output import SMALLER, explain, is_out_of_memory, print_text, say
 from stepladder.errors import ConfigError, StepladderError
+from stepladder.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -57,6 +58,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line; the entry point of the `stepladder` script."""
+    keep_freed_memory()
     app()
 
 

@@ -7,6 +7,7 @@ from stepladder.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from stepladder.decoders import GuidanceConfig
     from stepladder.models import ModelSpec
     from stepladder.tokenizer import Tokenizer
 
@@ -27,13 +28,16 @@ def load_model(text: str, device: str | None) -> "tuple[Tokenizer, ModelSpec]":
     return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
 
 
-def describe_decode(tokenizer: "Tokenizer", *, steps: int, seed: int, model: str) -> dict[str, Any]:
+def describe_decode(
+    tokenizer: "Tokenizer", *, steps: int, seed: int, model: str, guidance: "GuidanceConfig"
+) -> dict[str, Any]:
     """How images were decoded, as the JSON of a command says it."""
     return {
         "model": model,
         "steps_per_stage": steps,
         "stages": tokenizer.schedule.num_stages,
-        "network_evaluations": tokenizer.network_evaluations(steps),
+        "network_evaluations": tokenizer.network_evaluations(steps, guidance),
+        "guidance": guidance.scale,
         "seed": seed,
         "device": str(tokenizer.device),
     }

@@ -10,6 +10,7 @@ __all__ = [
     "Batch",
     "Device",
     "Force",
+    "Guidance",
     "Images",
     "Json",
     "Model",
@@ -63,6 +64,15 @@ Tile: TypeAlias = Annotated[
     typer.Option(
         metavar="N",
         help="Decode stages with a longer side in tiles of this side; 0 for none. Without it, as the model says.",
+        show_default=False,
+    ),
+]
+Guidance: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SCALE",
+        help="Classifier-free guidance on the latent: 0 without it, 1 with it, more goes beyond. Without this option, "
+        "as the model says.",
         show_default=False,
     ),
 ]

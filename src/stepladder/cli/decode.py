@@ -8,7 +8,7 @@ import typer
 
 from stepladder.cli._files import check_outputs, for_each, make_folder
 from stepladder.cli._models import describe_decode, load_model
-from stepladder.cli._options import Device, Force, Json, OutFolder, Seed, Tile
+from stepladder.cli._options import Device, Force, Guidance, Json, OutFolder, Seed, Tile
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def decode(
     seed: Seed = 0,
     device: Device = None,
     tile: Tile = None,
+    guidance: Guidance = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -60,14 +61,15 @@ def decode(
         layout=tokenizer.layout,
         codebook_size=tokenizer.codebook_size,
     )
-    side = tokenizer.tile_side(tile)
+    side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     make_folder(out)
 
     def work(stored: "StoredLatent") -> dict[str, Any]:
         started = time.perf_counter()
         values = stored.values[None].to(tokenizer.device)
         latent = values if content.codebook_size is None else tokenizer.latent_from_indices(values)
-        image = tokenizer.decode(latent, seeds=[seed], steps=spec.steps, size=stored.size, tile=side)[0].cpu()
+        decoded = tokenizer.decode(latent, seeds=[seed], steps=spec.steps, size=stored.size, tile=side, guidance=guided)
+        image = decoded[0].cpu()
         seconds = time.perf_counter() - started
         save_png(to_pil(image), targets[stored.name], force=force)
         height, width = stored.size
@@ -81,7 +83,7 @@ def decode(
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name),
+                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name, guidance=guided),
                 "done": outcome.done,
                 "failed": outcome.failures("name"),
             }

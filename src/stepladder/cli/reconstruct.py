@@ -8,7 +8,19 @@ import typer
 
 from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each, make_folder
 from stepladder.cli._models import describe_decode, load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Model, OutFolder, Seed, Size, Tile
+from stepladder.cli._options import (
+    DEFAULT_MODEL,
+    Device,
+    Force,
+    Guidance,
+    Images,
+    Json,
+    Model,
+    OutFolder,
+    Seed,
+    Size,
+    Tile,
+)
 from stepladder.cli._output import print_json, print_table, shown
 
 __all__ = ["reconstruct"]
@@ -36,6 +48,7 @@ def reconstruct(
     compare: Compare = False,
     progressive: Progressive = False,
     tile: Tile = None,
+    guidance: Guidance = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -54,7 +67,7 @@ def reconstruct(
     from stepladder.reconstruction import reconstruct as there_and_back
 
     tokenizer, spec = load_model(model, device)
-    side = tokenizer.tile_side(tile)
+    side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
@@ -66,7 +79,7 @@ def reconstruct(
         original = load_image(source)
         if size is not None:
             original = centre_crop_resize(original, size)
-        result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps, tile=side)
+        result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps, tile=side, guidance=guided)
         save_png(result.image, targets[source], force=force)
         if compare:
             save_png(side_by_side([original, result.image]), comparisons[source], force=force)
@@ -91,7 +104,7 @@ def reconstruct(
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name),
+                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name, guidance=guided),
                 "done": outcome.done,
                 "failed": outcome.failures("input"),
             }

@@ -163,20 +163,8 @@ class LadderDecoder(nn.Module):
             guidance: How the two are combined.
             floor: Clamps the noise level that x-prediction divides by.
         """
-        coordinate = stage.coordinate(u)
-
-        def look(seen: Context) -> Tensor:
-            found: Tensor = self.network(x, coordinate, stage.downscale, seen, below)
-            return found.float()
-
-        if unconditional is None:
-            assert guidance.is_off, "guidance without the context of null latents"
-            out = look(context)
-        else:
-            out = guide(guidance.scales(coordinate), lambda: look(context), lambda: look(unconditional))
-        if self.prediction == "clean":
-            return Prediction(clean=out, velocity=velocity_from_clean(x, out, u, stage, floor=floor))
-        return Prediction(clean=clean_from_velocity(x, out, u, stage), velocity=out)
+        out = self._look(x, u, stage, context, below, unconditional, guidance)
+        return self._prediction(out, x, u, stage, floor)
 
     def denoiser(
         self,
@@ -199,22 +187,16 @@ class LadderDecoder(nn.Module):
         """
 
         def denoise(x: Tensor, u: Tensor, stage: Stage, below: Tensor | None) -> Prediction:
-            def predict(cut: Cut) -> Prediction:
-                prediction: Prediction = self(
-                    cut(x),
-                    u,
-                    stage,
-                    _part(context, cut),
-                    None if below is None else cut(below),
-                    unconditional=None if unconditional is None else _part(unconditional, cut),
-                    guidance=guidance,
-                    floor=floor,
-                )
-                return prediction
+            def look(cut: Cut) -> Tensor:
+                lower = None if below is None else cut(below)
+                null = None if unconditional is None else _part(unconditional, cut)
+                return self._look(cut(x), u, stage, _part(context, cut), lower, null, guidance)
 
             if not tile or max(x.shape[2:]) <= tile or self._sees_all(stage):
-                return predict(lambda images: images)
-            return predict_in_tiles(predict, x, side=tile, margin=self.network.tile_margin)
+                out = look(lambda images: images)
+            else:
+                out = predict_in_tiles(look, x, side=tile, margin=self.network.tile_margin)
+            return self._prediction(out, x, u, stage, floor)
 
         return denoise
 
@@ -244,6 +226,34 @@ class LadderDecoder(nn.Module):
             guidance: Of the decode.
         """
         return evaluations_per_stage(guidance, self.schedule, steps)
+
+    def _look(
+        self,
+        x: Tensor,
+        u: Tensor,
+        stage: Stage,
+        context: Context,
+        below: Tensor | None,
+        unconditional: Context | None,
+        guidance: GuidanceConfig,
+    ) -> Tensor:
+        """What the network says, guided, in float32."""
+        coordinate = stage.coordinate(u)
+
+        def look(seen: Context) -> Tensor:
+            found: Tensor = self.network(x, coordinate, stage.downscale, seen, below)
+            return found.float()
+
+        if unconditional is None:
+            assert guidance.is_off, "guidance without the context of null latents"
+            return look(context)
+        return guide(guidance.scales(coordinate), lambda: look(context), lambda: look(unconditional))
+
+    def _prediction(self, out: Tensor, x: Tensor, u: Tensor, stage: Stage, floor: float) -> Prediction:
+        """What follows from what the network says."""
+        if self.prediction == "clean":
+            return Prediction(clean=out, velocity=lambda: velocity_from_clean(x, out, u, stage, floor=floor))
+        return Prediction(clean=lambda: clean_from_velocity(x, out, u, stage), velocity=out)
 
     def _sees_all(self, stage: Stage) -> bool:
         """Whether a stage is never tiled: the first of several."""

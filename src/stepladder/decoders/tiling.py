@@ -22,8 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.samplers import Prediction
-
 __all__ = ["Cut", "Tile", "predict_in_tiles", "tiles"]
 
 Cut: TypeAlias = Callable[[Tensor], Tensor]
@@ -71,22 +69,19 @@ def tiles(size: tuple[int, int], side: int, margin: int) -> Iterator[Tile]:
 
 
 def predict_in_tiles(
-    predict: Callable[[Cut], Prediction], x: Float[Tensor, "b c h w"], *, side: int, margin: int
-) -> Prediction:
+    predict: Callable[[Cut], Tensor], x: Float[Tensor, "b c h w"], *, side: int, margin: int
+) -> Float[Tensor, "b c h w"]:
     """Puts together what `predict` says of each tile.
 
     Args:
         predict: Predicts for the part that the function which it gets cuts out of each of its inputs.
-        x: The noisy image; only its shape matters.
+        x: The noisy image; only its shape and kind matter.
         side: Of a tile without its margin.
         margin: Pixels to see around it; like `side`, a multiple of the cells of every input.
     """
-    whole = Prediction(clean=torch.empty_like(x), velocity=torch.empty_like(x))
+    whole = torch.empty_like(x)
     for tile in tiles((x.shape[2], x.shape[3]), side, margin):
-        part = predict(tile.cut)
-        tile.paste(part.clean, whole.clean)
-        tile.paste(part.velocity, whole.velocity)
-        del part  # before the next one is made
+        tile.paste(predict(tile.cut), whole)
     return whole
 
 
