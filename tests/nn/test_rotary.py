@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from stepladder.nn.rotary import grid_angles, rotate, token_angles
+from stepladder.nn.rotary import grid_angles, rotate, token_angles, turns
 from stepladder.randomness import generator, normal
 
 KINDS = ["none", "1d", "cross", "grid"]
@@ -19,18 +19,18 @@ def vectors(*shape: int) -> torch.Tensor:
 def turned_alike(angles: torch.Tensor) -> torch.Tensor:
     """Products of one query with one key, for all pairs of places: (n, n)."""
     query, key = vectors(2, 1, 1, 1, 2 * angles.shape[1]).expand(-1, -1, -1, len(angles), -1)
-    return (rotate(query, angles) @ rotate(key, angles).mT)[0, 0]
+    return (rotate(query, turns(angles)) @ rotate(key, turns(angles)).mT)[0, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rotation_keeps_the_norm(kind):
     x = vectors(2, 3, 12, 2 * PAIRS)
     angles = token_angles(kind, 12, PAIRS)
-    found = rotate(x, angles)
+    found = rotate(x, turns(angles))
     torch.testing.assert_close(found.norm(dim=-1), x.norm(dim=-1))
     pairs = [value.unflatten(-1, (2, PAIRS)).norm(dim=-2) for value in (x, found)]
     torch.testing.assert_close(*pairs)
-    back = rotate(found, -angles)
+    back = rotate(found, turns(-angles))
     torch.testing.assert_close(back, x)
     assert torch.equal(found, x) == (kind == "none")
 
@@ -39,7 +39,7 @@ def test_a_rotation_is_that_of_complex_numbers():
     x, angles = vectors(1, 1, 12, 2 * PAIRS), grid_angles(3, 4, PAIRS)
     a, b = x.chunk(2, dim=-1)
     expected = torch.complex(a, b) * torch.polar(torch.ones_like(angles), angles)
-    torch.testing.assert_close(rotate(x, angles), torch.cat([expected.real, expected.imag], dim=-1))
+    torch.testing.assert_close(rotate(x, turns(angles)), torch.cat([expected.real, expected.imag], dim=-1))
 
 
 def test_products_on_a_line_depend_on_the_distance_only():
@@ -65,7 +65,7 @@ def test_a_common_vector_looks_at_its_own_place_most():
     # What the biases of queries and keys start as: attention is local at first.
     ones = torch.ones(1, 1, 64, 64)
     angles = grid_angles(8, 8, 32)
-    products = (rotate(ones, angles) @ rotate(ones, angles).mT)[0, 0]
+    products = (rotate(ones, turns(angles)) @ rotate(ones, turns(angles)).mT)[0, 0]
     assert torch.equal(products.argmax(dim=1), torch.arange(64))
     beside, far = products[0, 1], products[0, 32:]
     assert products[0, 0] > beside > far.max()
@@ -148,11 +148,11 @@ def test_angles_are_float32_also_under_autocast_and_nothing_is_complex():
     with torch.autocast("cpu", torch.bfloat16), Seen() as seen:
         for angles in (grid_angles(3, 4, PAIRS), *(token_angles(kind, 12, PAIRS) for kind in KINDS)):
             assert angles.dtype == torch.float32
-            assert rotate(x, angles).dtype == torch.float32
-            assert rotate(x.bfloat16(), angles).dtype == torch.bfloat16
+            assert rotate(x, turns(angles)).dtype == torch.float32
+            assert rotate(x.bfloat16(), turns(angles)).dtype == torch.bfloat16
     assert not any(dtype.is_complex for dtype in seen.dtypes)
 
 
 def test_a_rotation_in_bfloat16_is_close_to_that_in_float32():
     x, angles = vectors(1, 1, 64, 2 * PAIRS), grid_angles(8, 8, PAIRS)
-    torch.testing.assert_close(rotate(x.bfloat16(), angles).float(), rotate(x, angles), atol=0.05, rtol=0)
+    torch.testing.assert_close(rotate(x.bfloat16(), turns(angles)).float(), rotate(x, turns(angles)), atol=0.05, rtol=0)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from stepladder.errors import ConfigError
-from stepladder.nn.rotary import grid_angles, token_angles
+from stepladder.nn.rotary import grid_angles, token_angles, turns
 from stepladder.nn.transformer import AdaptiveNorm, JointBlock, SwiGLU, check_transformer, run_blocks
 from stepladder.randomness import generator, normal
 
@@ -11,6 +11,7 @@ WIDTH, HEADS = 16, 2
 PAIRS = WIDTH // HEADS // 2
 IMAGE, LATENT = (3, 4), 5
 ANGLES = (grid_angles(*IMAGE, PAIRS), token_angles("cross", LATENT, PAIRS))
+TURNS = (turns(ANGLES[0]), turns(ANGLES[1]))
 
 
 def moved(module: nn.Module) -> nn.Module:
@@ -34,14 +35,14 @@ def streams(count: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_a_fresh_block_with_an_embedding_is_the_identity():
     image, latent, embedding = streams()
-    found = JointBlock(WIDTH, HEADS, embedding=WIDTH)(image, latent, ANGLES, embedding)
+    found = JointBlock(WIDTH, HEADS, embedding=WIDTH)(image, latent, TURNS, embedding)
     assert torch.equal(found[0], image)
     assert torch.equal(found[1], latent)
 
 
 def test_a_fresh_block_without_an_embedding_is_not():
     image, latent, _ = streams()
-    found = JointBlock(WIDTH, HEADS)(image, latent, ANGLES)
+    found = JointBlock(WIDTH, HEADS)(image, latent, TURNS)
     assert not torch.allclose(found[0], image, atol=1e-3)
     assert not torch.allclose(found[1], latent, atol=1e-3)
 
@@ -49,30 +50,30 @@ def test_a_fresh_block_without_an_embedding_is_not():
 def test_each_stream_reads_the_other():
     block = moved(JointBlock(WIDTH, HEADS, embedding=WIDTH))
     image, latent, embedding = streams()
-    base = block(image, latent, ANGLES, embedding)
-    assert not torch.allclose(block(image, latent + 1, ANGLES, embedding)[0], base[0], atol=1e-4)
-    assert not torch.allclose(block(image + 1, latent, ANGLES, embedding)[1], base[1], atol=1e-4)
-    assert not torch.allclose(block(image, latent, ANGLES, embedding + 1)[0], base[0], atol=1e-4)
+    base = block(image, latent, TURNS, embedding)
+    assert not torch.allclose(block(image, latent + 1, TURNS, embedding)[0], base[0], atol=1e-4)
+    assert not torch.allclose(block(image + 1, latent, TURNS, embedding)[1], base[1], atol=1e-4)
+    assert not torch.allclose(block(image, latent, TURNS, embedding + 1)[0], base[0], atol=1e-4)
 
 
 def test_the_order_of_latent_tokens_without_positions_changes_nothing():
     block = moved(JointBlock(WIDTH, HEADS, embedding=WIDTH))
     image, latent, embedding = streams()
-    nowhere = (ANGLES[0], token_angles("none", LATENT, PAIRS))
+    nowhere = (TURNS[0], turns(token_angles("none", LATENT, PAIRS)))
     order = torch.tensor([3, 0, 4, 1, 2])
     base, mixed = (block(image, tokens, nowhere, embedding) for tokens in (latent, latent[:, order]))
     torch.testing.assert_close(mixed[0], base[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(mixed[1], base[1][:, order], atol=1e-5, rtol=1e-5)
-    placed = block(image, latent[:, order], ANGLES, embedding)
-    assert not torch.allclose(placed[0], block(image, latent, ANGLES, embedding)[0], atol=1e-4)
+    placed = block(image, latent[:, order], TURNS, embedding)
+    assert not torch.allclose(placed[0], block(image, latent, TURNS, embedding)[0], atol=1e-4)
 
 
 def test_the_order_of_tokens_with_their_positions_changes_nothing():
     block = moved(JointBlock(WIDTH, HEADS))
     image, latent, _ = streams()
     order = torch.randperm(image.shape[1], generator=generator(2))
-    base = block(image, latent, ANGLES)
-    mixed = block(image[:, order], latent, (ANGLES[0][order], ANGLES[1]))
+    base = block(image, latent, TURNS)
+    mixed = block(image[:, order], latent, (TURNS[0][:, order], TURNS[1]))
     torch.testing.assert_close(mixed[0], base[0][:, order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(mixed[1], base[1], atol=1e-5, rtol=1e-5)
 
@@ -82,7 +83,7 @@ def test_the_order_of_tokens_with_their_positions_changes_nothing():
 def test_every_parameter_of_a_block_gets_a_gradient(embedding, last):
     block = moved(JointBlock(WIDTH, HEADS, embedding=embedding, last=last))
     image, latent, vector = streams()
-    found = block(image, latent, ANGLES, vector if embedding else None)
+    found = block(image, latent, TURNS, vector if embedding else None)
     (found[0].square().sum() + (0 if last else found[1].square().sum())).backward()
     for name, parameter in block.named_parameters():
         assert parameter.grad is not None, name
@@ -93,9 +94,9 @@ def test_every_parameter_of_a_block_gets_a_gradient(embedding, last):
 def test_a_stream_that_ends_comes_out_as_it_was_and_is_still_read():
     block = moved(JointBlock(WIDTH, HEADS, last=True))
     image, latent, _ = streams()
-    found = block(image, latent, ANGLES)
+    found = block(image, latent, TURNS)
     assert torch.equal(found[1], latent)
-    assert not torch.allclose(block(image, latent + 1, ANGLES)[0], found[0], atol=1e-4)
+    assert not torch.allclose(block(image, latent + 1, TURNS)[0], found[0], atol=1e-4)
     sizes = [sum(p.numel() for p in JointBlock(WIDTH, HEADS, last=last).second.parameters()) for last in (False, True)]
     assert sizes[1] < sizes[0] / 4
 

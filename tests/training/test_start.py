@@ -12,7 +12,7 @@ from stepladder.errors import CheckpointError, ConfigError
 from stepladder.metrics import psnr, quantise
 from stepladder.tokenizer import LadderConfig
 from stepladder.training.autoencoder import train
-from stepladder.training.config import StartConfig
+from stepladder.training.config import OptimiserConfig, StartConfig
 from stepladder.training.start import make_tokenizer
 from stepladder.training.state import load_state
 
@@ -123,6 +123,29 @@ def test_layers_from_principal_components_learn_at_their_own_rate(make_config, t
     assert moved["encoder.out.weight"] == pytest.approx(rate, rel=0.05)
     for name in ("encoder.linear.weight", draft):
         assert moved[name] == pytest.approx(0.03 * rate, rel=0.05)
+
+
+def test_linear_parts_have_a_rate_of_their_own_in_later_phases_if_they_are_given_one(make_config, tmp_path):
+    start = StartConfig(encoder_from=str(tmp_path / "first" / "model"), decoder_from=str(tmp_path / "first" / "model"))
+    train(make_config(steps=1, tokenizer=LINEAR_TOKENS), tmp_path / "first")
+    before = Tokenizer.from_pretrained(tmp_path / "first" / "model").state_dict()
+    moved = {}
+    for rate in (None, 0.1):
+        optimiser = OptimiserConfig(learning_rate=2e-3, warmup_steps=2, principal_rate=rate)
+        train(make_config(steps=1, tokenizer=LINEAR_TOKENS, start=start, optimiser=optimiser), tmp_path / f"{rate}")
+        after = load_state(tmp_path / f"{rate}" / "checkpoints" / "step-0000001").model
+        name = "decoder.network.linear.weight"
+        moved[rate] = (after[name] - before[name]).abs().max().item()
+    assert moved[None] == pytest.approx(1e-3, rel=0.05)
+    assert moved[0.1] == pytest.approx(1e-4, rel=0.05)
+
+
+def test_a_rate_for_linear_parts_that_are_not_there_is_refused(make_config, tmp_path):
+    config = make_config(tokenizer=TOKENS, optimiser=OptimiserConfig(principal_rate=0.1))
+    with pytest.raises(
+        ConfigError, match=r"^optimiser\.principal_rate 0\.1 is for linear parts, and neither .* has one"
+    ):
+        train(config, tmp_path)
 
 
 def test_a_frozen_encoder_stays_bit_equal_while_the_decoder_learns(make_config, trained, tmp_path):

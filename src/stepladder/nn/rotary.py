@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LatentPositions", "grid_angles", "rotate", "token_angles", "token_grid"]
+__all__ = ["LatentPositions", "grid_angles", "rotate", "token_angles", "token_grid", "turns"]
 
 LatentPositions: TypeAlias = Literal["none", "1d", "cross", "grid"]
 """Where latent tokens are.
@@ -72,9 +72,19 @@ def token_grid(count: int) -> tuple[int, int]:
     return rows, count // rows
 
 
-def rotate(x: Float[Tensor, "b heads n d"], angles: Float[Tensor, "n d//2"]) -> Float[Tensor, "b heads n d"]:
-    """Turns value i of each head together with value i + d/2, in real arithmetic."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def turns(angles: Float[Tensor, "n pairs"]) -> Float[Tensor, "2 n pairs"]:
+    """Cosines and sines of angles: made once, and used by all blocks."""
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Float[Tensor, "b heads n d"], turns: Float[Tensor, "2 n d//2"]) -> Float[Tensor, "b heads n d"]:
+    """Turns value i of each head together with value i + d/2, in real arithmetic.
+
+    Args:
+        x: Queries or keys.
+        turns: Cosines and sines of the angles of their places, from `turns`.
+    """
+    cos, sin = turns.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 

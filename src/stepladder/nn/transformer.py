@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import zero_init
-from stepladder.nn.rotary import rotate
+from stepladder.nn.rotary import rotate, turns
 
 __all__ = ["AdaptiveNorm", "JointBlock", "SwiGLU", "TokenNorm", "check_transformer", "run_blocks"]
 
@@ -98,13 +98,13 @@ class _Stream(nn.Module):
             self.gates = None if embedding is None else zero_init(nn.Linear(embedding, 2 * width))
 
     def project(
-        self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "n _"], embedding: Float[Tensor, "b e"] | None
+        self, x: Float[Tensor, "b n d"], turns: Float[Tensor, "2 n _"], embedding: Float[Tensor, "b e"] | None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Queries (none if the stream is only read), keys and values, (B, heads, N, D / heads) each."""
         b, n, width = x.shape
         parts = self.qkv(self.norm(x, embedding)).view(b, n, -1, self.heads, width // self.heads)
         *queries, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        return [rotate(self.query_norm(q), angles) for q in queries], rotate(self.key_norm(k), angles), v
+        return [rotate(self.query_norm(q), turns) for q in queries], rotate(self.key_norm(k), turns), v
 
     def finish(
         self, x: Float[Tensor, "b n d"], attended: Float[Tensor, "b n d"], embedding: Float[Tensor, "b e"] | None
@@ -139,13 +139,13 @@ class JointBlock(nn.Module):
         self,
         first: Float[Tensor, "b n d"],
         second: Float[Tensor, "b m d"],
-        angles: tuple[Float[Tensor, "n _"], Float[Tensor, "m _"]],
+        turns: tuple[Float[Tensor, "2 n _"], Float[Tensor, "2 m _"]],
         embedding: Float[Tensor, "b e"] | None = None,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:
-        """Both streams after the block; the second as it was, if it ends here."""
+        """Both streams after the block; the second as it was, if it ends here. `turns` are those of `rotary.turns`."""
         b, n, width = first.shape
-        first_q, first_k, first_v = self.first.project(first, angles[0], embedding)
-        second_q, second_k, second_v = self.second.project(second, angles[1], embedding)
+        first_q, first_k, first_v = self.first.project(first, turns[0], embedding)
+        second_q, second_k, second_v = self.second.project(second, turns[1], embedding)
         q = torch.cat([*first_q, *second_q], dim=2)  # (B, heads, N + M, D / heads), or N of a stream that ends
         k, v = torch.cat([first_k, second_k], dim=2), torch.cat([first_v, second_v], dim=2)
         attended = F.scaled_dot_product_attention(q, k, v)
@@ -166,11 +166,12 @@ def run_blocks(
     checkpointing: bool = False,
 ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:
     """Both streams after all blocks; `checkpointing` computes a block again for its gradient, to save memory."""
+    turned = turns(angles[0]), turns(angles[1])
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
-            first, second = checkpoint(block, first, second, angles, embedding, use_reentrant=False)
+            first, second = checkpoint(block, first, second, turned, embedding, use_reentrant=False)
         else:
-            first, second = block(first, second, angles, embedding)
+            first, second = block(first, second, turned, embedding)
     return first, second
 
 

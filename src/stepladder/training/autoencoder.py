@@ -27,6 +27,8 @@ from stepladder.training.start import make_tokenizer
 
 __all__ = ["TokenizerObjective", "train"]
 
+_PRINCIPAL_RATE = 0.03
+
 
 def train(
     config: TrainConfig,
@@ -44,10 +46,18 @@ def train(
             config.loss,
             feature_network() if config.loss.perceptual_weight else None,
             train_encoder=config.start.train_encoder,
-            principal_rate=config.optimiser.principal_rate if config.start.principal_components else 1.0,
+            principal_rate=_principal_rate(config),
         )
 
     return run(config, objective, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+
+
+def _principal_rate(config: TrainConfig) -> float:
+    """Rate of the linear parts, relative to the others."""
+    given = config.optimiser.principal_rate
+    if given is None:
+        return _PRINCIPAL_RATE if config.start.principal_components else 1.0
+    return given
 
 
 class TokenizerObjective(Objective):
@@ -86,11 +96,20 @@ class TokenizerObjective(Objective):
         tokenizer.bottleneck.requires_grad_(train_encoder)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Layers that start from principal components learn at a rate of their own."""
+        """Linear parts learn at a rate of their own.
+
+        Raises:
+            ConfigError: If there are none, and a rate for them.
+        """
         if self.principal_rate == 1:
             return super().parameter_groups()
         layers = [part.linear for part in (self.tokenizer.encoder, self.tokenizer.decoder.network)]
         slow = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
+        if not slow:
+            raise ConfigError(
+                f"optimiser.principal_rate {self.principal_rate:g} is for linear parts, and neither encoder nor "
+                "decoder has one. Leave it out."
+            )
         learning = [p for p in self.parameters() if p.requires_grad]
         return [
             ParameterGroup([p for p in learning if id(p) not in slow]),

@@ -137,9 +137,9 @@ class OptimiserConfig:
 
     learning_rate: float = 5e-4
     """Peak rate."""
-    principal_rate: float = 0.03
-    """Rate of the layers that start from principal components, relative to the others: they are nearly right, and
-    Adam's steps are large beside their small weights."""
+    principal_rate: float | None = None
+    """Rate of the linear parts of encoder and decoder, relative to the others. By default 0.03 in a run that starts
+    from principal components (they are nearly right, and Adam's steps are large beside their small weights), else 1."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine"] = "linear"
@@ -162,7 +162,9 @@ class OptimiserConfig:
             raise ConfigError(f"Clip norm {self.clip_norm} is not positive. Usual value: 1.0.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"Betas {list(self.betas)} are not in [0, 1). Usual values: [0.9, 0.99].")
-        _check_at_least(self, 0, "principal_rate", "warmup_steps", "weight_decay", where="optimiser")
+        _check_at_least(self, 0, "warmup_steps", "weight_decay", where="optimiser")
+        if self.principal_rate is not None:
+            _check_at_least(self, 0, "principal_rate", where="optimiser")
 
 
 @dataclass(frozen=True, kw_only=True)
