@@ -134,8 +134,10 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         ("LPIPS (VGG)", "lpips_vgg", _number("lpips_vgg", 4)),
         ("rFID", "rfid", _number("rfid", 2)),
         ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),
+        ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
         ("colour shift", "colour_shift", _number("colour_shift", 4)),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
+        ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
         (f"faster than {_code(rows[0])}", "seconds_per_image", _speed(rows)),
     ]

@@ -71,6 +71,15 @@ def test_a_table_has_a_line_for_each_row_and_no_column_without_values():
     assert "a machine" in text
 
 
+def test_a_table_of_drawn_images_tells_drawing_from_decoding():
+    drawn = {key: value for key, value in QUALITY.items() if key not in ("psnr_db", "ssim", "colour_shift")}
+    drawn |= {"fd_reconstructions": 0.75, "gflop_per_image": 1.0, "prior_seconds_per_image": 0.0625}
+    head, _, first, *_ = tables.render(recorded(EVALUATION, rows=[drawn])).splitlines()
+    wanted = "FD (EfficientNet-Lite0) | FD of reconstructions | GFLOP | s to draw a latent | s per image |"
+    assert wanted in head
+    assert first == "| `photo@8` | 3 | 24 | 1.50 | 0.75 | 1.00 | 0.0625 | 0.250 | 1.0 x |"
+
+
 def test_a_model_is_named_without_the_folders_around_it():
     named = {name: tables.spec({"model": name, "steps_per_stage": 1}) for name in ("photo", "models/photo/", "o/photo")}
     assert set(named.values()) == {"photo@1"}
