@@ -26,6 +26,7 @@ from stepladder import StepladderError, Tokenizer
 from stepladder.data import open_source
 from stepladder.evaluation import evaluate
 from stepladder.images import grid, save_png, to_pil, to_tensor
+from stepladder.memory import keep_freed_memory
 
 SIDE = 256
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Reconstruct photographs; print speed and quality.")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder for the pictures")
     out: Path = parser.parse_args(arguments).out
+    keep_freed_memory()
     try:
         run(models(), photographs(), out)
     except StepladderError as error:

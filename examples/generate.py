@@ -32,6 +32,7 @@ from stepladder import OutputError, StepladderError, Tokenizer
 from stepladder.decoders import GuidanceConfig
 from stepladder.images import save_png
 from stepladder.losses import feature_network
+from stepladder.memory import keep_freed_memory
 from stepladder.models import parse_model_spec
 from stepladder.training.records import StepRecord, write_text
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = make_parser().parse_args(given)
+    keep_freed_memory()
     try:
         if options.out is not None and options.out.is_file() and not options.force:
             raise OutputError(f"{options.out} exists already. Pass --force to replace it, or another --out.")
