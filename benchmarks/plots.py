@@ -32,7 +32,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from matplotlib.transforms import Bbox, BboxBase
 from PIL import Image
 
-from stepladder.images import write_atomically
+from stepladder.files import write_atomically
+
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks beside it only
 

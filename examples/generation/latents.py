@@ -20,7 +20,8 @@ from torch import Tensor
 from stepladder import Tokenizer
 from stepladder.data import ImageSource, open_source
 from stepladder.errors import ConfigError, DataError
-from stepladder.images import centre_crop_resize, load_image, to_tensor, write_atomically
+from stepladder.files import write_atomically
+from stepladder.images import centre_crop_resize, load_image, to_tensor
 from stepladder.layouts import TokenLayout
 
 __all__ = ["LabelledLatents", "batches", "encode", "open_labelled", "read_latents", "token_layout", "write_latents"]

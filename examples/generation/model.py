@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from stepladder.configs import structure, unstructure
 from stepladder.errors import CheckpointError, ConfigError
-from stepladder.images import write_atomically
+from stepladder.files import write_atomically
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.nn.transformer import AdaptiveNorm, SwiGLU, TokenNorm, check_transformer

@@ -7,7 +7,6 @@ strict: every weight is expected and every expected weight is there.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from stepladder.errors import CheckpointError, OutputError
+from stepladder.files import write_atomically
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "read_checkpoint", "write_checkpoint"]
 
@@ -51,8 +51,9 @@ def write_checkpoint(
     }
     blob = save(stored, metadata={"format": "pt"})
     description = {"format_version": FORMAT_VERSION, "sha256": hashlib.sha256(blob).hexdigest(), "tokenizer": config}
-    _replace(folder / WEIGHTS_FILE, blob)
-    _replace(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    text = json.dumps(description, indent=2) + "\n"
+    write_atomically(folder / WEIGHTS_FILE, lambda place: place.write_bytes(blob), force=True)
+    write_atomically(folder / CONFIG_FILE, lambda place: place.write_text(text, encoding="utf-8"), force=True)
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -97,17 +98,3 @@ def _read_description(file: Path) -> dict[str, Any]:
         if not isinstance(description.get(key), kind):
             raise CheckpointError(f"{file} is damaged: '{key}' is missing. Download or export it again.")
     return dict(description)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}. Free space or choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,17 +8,13 @@ float tensors (B, 3, H, W).
 A file is read as a viewer would show it: turned as its EXIF orientation says, colour profile applied (to sRGB),
 transparency over white, the first frame of an animation, 16 bits rounded to 8. Its plain RGB pixels remain, and
 nothing else that the file held.
-
-Files are written whole or not at all: to a temporary name in the same folder, then moved into place.
 """
 
 import contextlib
-import errno
 import io
 import os
-import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -29,13 +25,13 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from stepladder.errors import ImageError, OutputError
+from stepladder.errors import ImageError
+from stepladder.files import PathLike, reason, write_atomically
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "RESIZE_FILTER",
-    "PathLike",
     "Stream",
     "centre_crop_resize",
     "crop_to",
@@ -48,10 +44,8 @@ __all__ = [
     "to_pil",
     "to_tensor",
     "to_uint8",
-    "write_atomically",
 ]
 
-PathLike: TypeAlias = str | os.PathLike[str]
 Stream: TypeAlias = IO[bytes] | io.BytesIO
 
 MAX_PIXELS = 2**27
@@ -97,7 +91,7 @@ def load_image(source: PathLike | bytes | Stream, *, name: str | None = None) ->
     except PermissionError:
         raise _unreadable(name, "permission denied", "Change the permissions of the file") from None
     except (OSError, ValueError) as error:
-        raise _unreadable(name, _reason(error), "Check the path") from error
+        raise _unreadable(name, reason(error), "Check the path") from error
 
 
 def image_files(folder: PathLike) -> list[Path]:
@@ -109,7 +103,7 @@ def image_files(folder: PathLike) -> list[Path]:
     try:
         files = sorted(Path(folder).iterdir())
     except OSError as error:
-        raise _unreadable(os.fspath(folder), _reason(error), "Check the folder") from error
+        raise _unreadable(os.fspath(folder), reason(error), "Check the folder") from error
     found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()]
     if not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
@@ -183,74 +177,6 @@ def save_png(image: Image.Image, path: PathLike, *, force: bool = False) -> None
     write_atomically(Path(path), lambda temporary: image.save(temporary, format="PNG"), force=force)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], *, force: bool) -> None:
-    """Writes a file whole or not at all; whoever reads `path` sees the old content or the new, never a part.
-
-    Args:
-        path: Where the file shall be; its folder is made if it is missing. Through a link, the target is replaced.
-        write: Creates and fills the file at the path that it is given, which has the suffix of `path`. An `OSError`
-            means that the disk refused.
-        force: Whether a file at `path` may be replaced.
-
-    Raises:
-        OutputError: If `path` exists and `force` is not set, is no regular file, or cannot be written.
-    """
-    target = _target(path, force=force)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        permissions = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(permissions)  # some writers (safetensors) put a file for the owner alone in its place
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        _publish(temporary, target, force=force)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError as error:
-        advice = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Name another place"
-        raise OutputError(f"Cannot write {path}: {_reason(error)}. {advice}; nothing was left half written.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _publish(temporary: Path, target: Path, *, force: bool) -> None:
-    """Gives the finished file its name; without `force`, never in place of one that appeared meanwhile."""
-    if not force:
-        try:
-            target.hardlink_to(temporary)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            if target.exists():
-                raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
-        else:
-            return
-    temporary.replace(target)
-
-
-def _target(path: Path, *, force: bool) -> Path:
-    """Where to write: `path` with its links followed, once it is clear that it may be written."""
-    try:
-        target = path.resolve()
-        exists, regular, folder = os.path.lexists(path), path.is_file(), path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OutputError(f"Cannot write {path}: {_reason(error)}. Name another place.") from error
-    if folder:
-        raise OutputError(f"Cannot write {path}: it is a folder. Name a file.")
-    if exists and not regular:
-        raise OutputError(f"Cannot write {path}: it is no regular file. Name another place.")
-    if exists and not force:
-        raise _exists(path)
-    return target
-
-
-def _exists(path: Path) -> OutputError:
-    return OutputError(f"{path} exists already. Name another place, or allow to replace it (force).")
-
-
 def _load(file: Stream, name: str) -> Image.Image:
     if not file.seekable():
         file = io.BytesIO(file.read())
@@ -280,12 +206,12 @@ def _explained(name: str) -> Iterator[None]:
         formats = ", ".join(_FORMATS)
         raise _unreadable(name, f"it is no image of a format that is read ({formats})", "Convert it") from None
     except Image.DecompressionBombError as error:
-        why = f"it claims too many pixels ({_reason(error)}); at most {MAX_PIXELS} are read"
+        why = f"it claims too many pixels ({reason(error)}); at most {MAX_PIXELS} are read"
         raise _unreadable(name, why, "Make it smaller") from None
     except MemoryError:
         raise _unreadable(name, "there is not enough memory for it", "Make it smaller") from None
     except Exception as error:  # its readers fail in many ways: OSError, ValueError, SyntaxError, struct.error ...
-        raise _unreadable(name, f"its data is damaged or cut off ({_reason(error)})", "Fetch the file again") from error
+        raise _unreadable(name, f"its data is damaged or cut off ({reason(error)})", "Fetch the file again") from error
 
 
 def _plain_rgb(image: Image.Image) -> Image.Image:
@@ -332,9 +258,3 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 def _unreadable(name: str, why: str, advice: str) -> ImageError:
     return ImageError(f"Cannot read image {name}: {why}. {advice}.")
-
-
-def _reason(error: BaseException) -> str:
-    """The system's words without its number and path, or the error's own; never empty."""
-    words = error.strerror if isinstance(error, OSError) else None
-    return words or str(error) or type(error).__name__

@@ -32,7 +32,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stepladder.errors import DataError, ImageError
-from stepladder.images import PathLike, write_atomically
+from stepladder.files import PathLike, write_atomically
 from stepladder.layouts import Layout
 
 __all__ = [

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.errors import OutputError
-from stepladder.images import grid, save_png, to_pil, write_atomically
+from stepladder.files import write_atomically
+from stepladder.images import grid, save_png, to_pil
 from stepladder.metrics import psnr, quantise
 from stepladder.tokenizer import Tokenizer
 
