@@ -34,7 +34,6 @@ from PIL import Image
 
 from stepladder.files import write_atomically
 
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks beside it only
 
 from benchmarks.tables import RESULTS, ROOT, Row, load, spec

@@ -161,9 +161,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(folder, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        OutputError, match=r"Cannot write .*model\.safetensors: No space left on device\. Free some space; nothing"
-    ):
+    with pytest.raises(OutputError, match=r"Cannot write .*model\.safetensors: No space left on device\. Free some"):
         Tokenizer(presets.tiny()).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
