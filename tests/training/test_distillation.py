@@ -132,6 +132,19 @@ def test_all_that_learns_gets_a_finite_gradient_and_nothing_else_gets_one(recipe
     )
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_draft_of_a_student_may_have_a_rate_of_its_own(make_distillation, tmp_path, recipe):
+    moved = {}
+    for rate in (None, 0.1):
+        config = make_distillation(recipe, steps=1)
+        distill(replace(config, optimiser=replace(config.optimiser, principal_rate=rate)), tmp_path / f"{rate}")
+        before = make_student(Tokenizer.from_pretrained(config.teacher)).state_dict()
+        after = load_state(latest_state(tmp_path / f"{rate}" / "checkpoints")).model
+        name = "decoder.network.reader.linear.weight"
+        moved[rate] = (after[name] - before[name]).abs().max().item()
+    assert moved[0.1] == pytest.approx(0.1 * moved[None], rel=0.05)
+
+
 def test_teacher_and_student_share_no_weights():
     objective = objective_of("regress")
     mine, its = ({p.data_ptr() for p in model.parameters()} for model in (objective.tokenizer, objective.teacher))

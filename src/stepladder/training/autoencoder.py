@@ -21,7 +21,7 @@ from stepladder.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import LossConfig, TrainConfig
 from stepladder.training.loop import run
-from stepladder.training.objective import Objective, ParameterGroup, draw_dropped
+from stepladder.training.objective import Objective, draw_dropped
 from stepladder.training.records import StepRecord
 from stepladder.training.start import make_tokenizer
 
@@ -76,7 +76,7 @@ class TokenizerObjective(Objective):
         train_encoder: bool,
         principal_rate: float = 1.0,
     ) -> None:
-        super().__init__(tokenizer)
+        super().__init__(tokenizer, principal_rate=principal_rate)
         if config.context_dropout and not tokenizer.decoder.guidable:
             raise ConfigError(
                 f"loss.context_dropout {config.context_dropout} does not fit a decoder without a null latent. Use 0, "
@@ -91,30 +91,8 @@ class TokenizerObjective(Objective):
         )
         self.features: Any = features
         self.train_encoder = train_encoder
-        self.principal_rate = principal_rate
         tokenizer.encoder.requires_grad_(train_encoder)
         tokenizer.bottleneck.requires_grad_(train_encoder)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Linear parts learn at a rate of their own.
-
-        Raises:
-            ConfigError: If there are none, and a rate for them.
-        """
-        if self.principal_rate == 1:
-            return super().parameter_groups()
-        layers = [part.linear for part in (self.tokenizer.encoder, self.tokenizer.decoder.network)]
-        slow = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
-        if not slow:
-            raise ConfigError(
-                f"optimiser.principal_rate {self.principal_rate:g} is for linear parts, and neither encoder nor "
-                "decoder has one. Leave it out."
-            )
-        learning = [p for p in self.parameters() if p.requires_grad]
-        return [
-            ParameterGroup([p for p in learning if id(p) not in slow]),
-            ParameterGroup([p for p in learning if id(p) in slow], relative_rate=self.principal_rate),
-        ]
 
     def frozen(self) -> Iterable[nn.Module]:
         """The feature network, and an encoder that does not learn."""

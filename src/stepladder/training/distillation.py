@@ -75,14 +75,16 @@ def distill(
     def objective() -> Objective:
         teacher = Tokenizer.from_pretrained(config.teacher)
         student = make_student(teacher)
+        rate = 1.0 if config.optimiser.principal_rate is None else config.optimiser.principal_rate
         match config.recipe:
             case RegressConfig() as recipe:
                 wanted = features or (feature_network() if recipe.perceptual_weight else None)
-                return RegressObjective(student, teacher, recipe, wanted)
+                return RegressObjective(student, teacher, recipe, wanted, principal_rate=rate)
             case AdversarialConfig() as recipe:
                 with torch.random.fork_rng(devices=[]):
                     torch.set_rng_state(generator(config.seed).get_state())
-                    return AdversarialObjective(student, teacher, recipe, features or feature_network())
+                    wanted = features or feature_network()
+                    return AdversarialObjective(student, teacher, recipe, wanted, principal_rate=rate)
 
     return run(config, objective, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
 
@@ -103,8 +105,9 @@ class _DistillationObjective(Objective):
         teacher: Tokenizer,
         features: FeaturePyramid | None,
         guidance: GuidanceConfig | None,
+        principal_rate: float,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, principal_rate=principal_rate)
         self.teacher = teacher.eval().requires_grad_(False)
         self.guidance = teacher.config.guidance if guidance is None else guidance
         teacher.decoder.check_guidance(self.guidance)
@@ -135,9 +138,15 @@ class RegressObjective(_DistillationObjective):
     """The student's step is regressed on the teacher's steps; see `losses.distillation`."""
 
     def __init__(
-        self, student: Tokenizer, teacher: Tokenizer, config: RegressConfig, features: FeaturePyramid | None
+        self,
+        student: Tokenizer,
+        teacher: Tokenizer,
+        config: RegressConfig,
+        features: FeaturePyramid | None,
+        *,
+        principal_rate: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, features, config.guidance)
+        super().__init__(student, teacher, features, config.guidance, principal_rate)
         self.config = config
 
     def forward(
@@ -170,9 +179,15 @@ class AdversarialObjective(_DistillationObjective):
     """
 
     def __init__(
-        self, student: Tokenizer, teacher: Tokenizer, config: AdversarialConfig, features: FeaturePyramid
+        self,
+        student: Tokenizer,
+        teacher: Tokenizer,
+        config: AdversarialConfig,
+        features: FeaturePyramid,
+        *,
+        principal_rate: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, features, config.guidance)
+        super().__init__(student, teacher, features, config.guidance, principal_rate)
         self.config = config
         self.heads = DiscriminatorHeads(features.channels, config.head_width)
 
@@ -182,9 +197,8 @@ class AdversarialObjective(_DistillationObjective):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Student and discriminator, clipped apart."""
-        learning = [p for p in self.tokenizer.parameters() if p.requires_grad]
         heads = ParameterGroup(list(self.heads.parameters()), self.config.head_rate, player="discriminator")
-        return [ParameterGroup(learning), heads]
+        return [*super().parameter_groups(), heads]
 
     def forward(
         self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float

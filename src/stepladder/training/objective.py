@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stepladder.decoders import LadderDecoder
+from stepladder.errors import ConfigError
 from stepladder.randomness import uniform
 from stepladder.tokenizer import Tokenizer
 
@@ -33,10 +34,16 @@ class ParameterGroup:
 class Objective(nn.Module, ABC):
     """A tokenizer, what teaches it, and their loss."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Holds what is trained, averaged, validated and exported."""
+    def __init__(self, tokenizer: Tokenizer, *, principal_rate: float = 1.0) -> None:
+        """Holds what is trained, averaged, validated and exported.
+
+        Args:
+            tokenizer: It.
+            principal_rate: Rate of the linear parts of its encoder and decoder, relative to its others.
+        """
         super().__init__()
         self.tokenizer = tokenizer
+        self.principal_rate = principal_rate
 
     @abstractmethod
     def forward(
@@ -54,8 +61,24 @@ class Objective(nn.Module, ABC):
         """
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """All that learns."""
-        return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
+        """All of the tokenizer that learns, its linear parts at a rate of their own.
+
+        Raises:
+            ConfigError: If there are none that learn, and a rate for them.
+        """
+        learning = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        if self.principal_rate == 1:
+            return [ParameterGroup(learning)]
+        layers = [part.linear for part in (self.tokenizer.encoder, self.tokenizer.decoder.network)]
+        linear = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
+        slow = [p for p in learning if id(p) in linear]
+        if not slow:
+            raise ConfigError(
+                f"optimiser.principal_rate {self.principal_rate:g} is for linear parts, and neither encoder nor "
+                "decoder has one that learns. Leave it out."
+            )
+        fast = [p for p in learning if id(p) not in linear]
+        return [ParameterGroup(fast), ParameterGroup(slow, relative_rate=self.principal_rate)]
 
     def opponent(self) -> nn.Module | None:
         """What learns beside the tokenizer: kept in checkpoints, not exported."""
