@@ -74,6 +74,15 @@ def test_the_fingerprint_is_that_of_the_encoder_and_not_of_the_ladder_or_decoder
     assert base.fingerprint() != tokenizer.fingerprint()
 
 
+def test_the_sign_of_a_zero_makes_no_other_encoder():
+    tokenizer = Tokenizer(presets.tiny())
+    found = set()
+    for zero in (0.0, -1e-9):  # the latter is -0 in half precision, and 0 once it is averaged with itself
+        torch.nn.init.constant_(tokenizer.encoder.out.bias, zero)
+        found.add(tokenizer.fingerprint())
+    assert len(found) == 1
+
+
 def test_a_decode_is_its_own_last_rung_and_follows_its_seeds(tokenizer, images):
     code = tokenizer.encode(images)
     assert code.size == (20, 30)

@@ -318,7 +318,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         for module in (self.encoder, self.bottleneck):
             for name, value in sorted(module.state_dict().items()):
                 digest.update(name.encode())
-                digest.update(value.detach().to("cpu", torch.float16).numpy().tobytes())
+                stored = (
+                    value.detach().to("cpu", torch.float16) + 0
+                )  # -0 is 0: averaging a frozen weight loses its sign
+                digest.update(stored.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype = torch.float32, **_: Any) -> None:
