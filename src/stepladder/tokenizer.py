@@ -318,9 +318,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         for module in (self.encoder, self.bottleneck):
             for name, value in sorted(module.state_dict().items()):
                 digest.update(name.encode())
-                stored = (
-                    value.detach().to("cpu", torch.float16) + 0
-                )  # -0 is 0: averaging a frozen weight loses its sign
+                stored = value.detach().to("cpu", torch.float16) + 0  # -0 becomes 0, as it does in averages
                 digest.update(stored.numpy().tobytes())
         return digest.hexdigest()[:16]
 
