@@ -59,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Reconstruct photographs; print speed and quality.")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder for the pictures")
     out: Path = parser.parse_args(arguments).out
-    keep_freed_memory()
     try:
         run(models(), photographs(), out)
     except StepladderError as error:
@@ -157,4 +156,5 @@ def with_headings(body: Image.Image, headings: Sequence[str]) -> Image.Image:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = make_parser().parse_args(given)
-    keep_freed_memory()
     try:
         if options.out is not None and options.out.is_file() and not options.force:
             raise OutputError(f"{options.out} exists already. Pass --force to replace it, or another --out.")
@@ -236,4 +235,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())
