@@ -13,7 +13,7 @@ from stepladder.layouts import GridLayout
 from stepladder.losses import draw_stages, ladder_loss
 from stepladder.profiling import count_flops
 from stepladder.randomness import generator
-from stepladder.stages import velocity_from_clean
+from stepladder.stages import StageSchedule, velocity_from_clean
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
 LADDERS = [1, 2, 3]
@@ -267,17 +267,22 @@ def test_fresh_weights_predict_the_draft_or_nothing(config):
     torch.testing.assert_close(tokenizer.decode(code, steps=1), expected, atol=1e-5, rtol=0)
 
 
+FINE, COARSE = StageSchedule.uniform(1).stages[0], StageSchedule.uniform(2).stages[0]
+
+
 @pytest.mark.parametrize("config", [grid(), tokens(below=True, head_width=4, null_latent=True)], ids=["grid", "tokens"])
 def test_the_network_is_told_the_noise_and_the_scale(config):
     tokenizer = built(config)
     context = tokenizer.decoder.context(torch.randn(1, *config.layout.shape((32, 32)), generator=generator(2)))
     x, network = pictures(32, 32, count=1), tokenizer.decoder.network
-    base = network(x, torch.tensor([0.3]), 1, context)
-    assert not torch.allclose(base, network(x, torch.tensor([0.4]), 1, context), atol=1e-4)
+    base = network(x, torch.tensor([0.3]), FINE, context)
+    assert not torch.allclose(base, network(x, torch.tensor([0.4]), FINE, context), atol=1e-4)
     small = pictures(16, 16, count=1)
     replaced = replace_scale(network)
     assert not torch.allclose(
-        network(small, torch.tensor([0.3]), 2, context), replaced(small, torch.tensor([0.3]), 2, context), atol=1e-5
+        network(small, torch.tensor([0.3]), COARSE, context),
+        replaced(small, torch.tensor([0.3]), COARSE, context),
+        atol=1e-5,
     )
 
 
@@ -366,7 +371,9 @@ def flops_of_one_evaluation(config: TokenizerConfig, side: int) -> int:
         tokenizer = Tokenizer(config).eval()
         decoder = tokenizer.decoder
         x, latent = torch.empty(1, 3, side, side), torch.empty(1, config.latent_channels, side // 8, side // 8)
-        return count_flops(lambda: decoder.network(x, torch.empty(1), 1, decoder.context(latent)))
+        return count_flops(
+            lambda: decoder.network(x, torch.empty(1), decoder.schedule.stages[-1], decoder.context(latent))
+        )
 
 
 def test_the_cost_is_linear_in_pixels():

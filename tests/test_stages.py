@@ -8,6 +8,7 @@ import torch
 
 from stepladder import flow
 from stepladder.randomness import generator, generators
+from stepladder.samplers import local_times
 from stepladder.stages import (
     Stage,
     StageSchedule,
@@ -15,7 +16,9 @@ from stepladder.stages import (
     clean_from_velocity,
     down,
     jump,
+    linear_estimate,
     path,
+    proposed_ends,
     renoised_level,
     up,
     velocity_from_clean,
@@ -174,3 +177,83 @@ def _block_covariance(noise: torch.Tensor) -> torch.Tensor:
     blocks = torch.nn.functional.pixel_unshuffle(noise, 2)  # (1, 4 C, h, w), the 4 of a block beside each other
     rows = blocks.unflatten(1, (-1, 4)).transpose(1, 2).reshape(4, -1)
     return rows @ rows.T / rows.shape[1]
+
+
+@pytest.mark.parametrize("ends", [[0.0], [0.1, 0.06, 0.0], [0.9, 0.5, 0.49, 0.0]])
+def test_a_ladder_may_end_its_stages_anywhere_and_starts_each_where_the_jump_leads(ends: list[float]) -> None:
+    schedule = StageSchedule.from_ends(ends, gamma=0.2)
+    stages = schedule.stages
+    assert [stage.t_end for stage in stages] == ends
+    assert [stage.t_start for stage in stages] == [1.0, *(renoised_level(end, 0.2) for end in ends[:-1])]
+    assert [stage.downscale for stage in stages] == [2 ** (len(ends) - 1 - i) for i in range(len(ends))]
+    for before, after in pairwise(stages):
+        assert before.coordinate_end == after.coordinate_start
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
+def test_uniform_ends_make_the_uniform_ladder(num_stages: int) -> None:
+    ends = [1 - (i + 1) / num_stages for i in range(num_stages - 1)] + [0.0]
+    assert StageSchedule.from_ends(ends) == StageSchedule.uniform(num_stages)
+
+
+@pytest.mark.parametrize(
+    "ends", [[], [0.1], [1.0, 0.0], [0.1, 0.2, 0.0], [0.1, 0.1, 0.0], [math.nan, 0.0], [0.1, -0.1]]
+)
+def test_ends_that_do_not_fall_to_zero_are_an_error(ends: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^Stage ends \[.*\] do not fall from below 1 to 0\. Pass one noise level"):
+        StageSchedule.from_ends(ends)
+
+
+@pytest.mark.parametrize("residuals", [[0.1], [0.1, 0.0, 0.1], [0.1, math.inf, 0.1]])
+def test_residuals_that_do_not_fit_are_an_error(residuals: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^Residuals \[.*\] do not fit 3 stages\. Pass a positive number for each"):
+        StageSchedule.from_ends([0.2, 0.1, 0.0], residuals=residuals)
+
+
+def test_proposed_ends_lie_between_what_two_scales_leave_open() -> None:
+    assert proposed_ends([0.1]) == [0.0]
+    assert proposed_ends([0.2, 0.1, 0.02]) == pytest.approx([0.03**0.5, 0.003**0.5, 0.0])
+
+
+def test_proposed_ends_fall_where_residuals_grow() -> None:
+    first, second, last = proposed_ends([0.05, 0.1, 0.2])
+    assert first / second == pytest.approx(1.5)
+    assert last == 0
+    assert first * second == pytest.approx((0.05 * 1.5 * 0.1 * 0.1 * 1.5 * 0.2) ** 0.5)  # nearest, in log
+    StageSchedule.from_ends(proposed_ends([0.5, 2.0, 8.0]))  # and never above 1
+
+
+def test_half_of_the_steps_lie_where_noise_meets_the_residual() -> None:
+    coarse, middle, fine = StageSchedule.from_ends([0.1, 0.06, 0.0], residuals=[0.05, 0.09, 0.02]).stages
+    for stage, level in ((coarse, 0.2), (fine, 0.02)):  # twice the end; the residual
+        _, half, _ = local_times(2, stage.time_shift)
+        assert stage.noise_level(torch.tensor([half])).item() == pytest.approx(level)
+    assert middle.time_shift == pytest.approx(0.97, abs=0.01)
+    assert StageSchedule.uniform(1).stages[0].time_shift == 1
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_the_linear_estimate_has_the_error_that_it_states(index: int, share: float) -> None:
+    stage = StageSchedule.from_ends([0.1, 0.06, 0.0], residuals=[0.05, 0.09, 0.12]).stages[index]
+    assert stage.residual is not None
+    draw, u = generator(0), torch.tensor([share])
+    error = stage.residual * torch.randn(1, 3, 256, 256, generator=draw)
+    if index:
+        error = error - up(down(error))  # what the stage before found is known
+    clean = torch.randn(1, 3, 256, 256, generator=draw)
+    point = path(clean, torch.randn(clean.shape, generator=draw), u, stage)
+    found = linear_estimate(point.x, clean - error, u, stage)
+    rest = (found.clean - clean).square().mean().sqrt()
+    assert rest.item() == pytest.approx(found.deviation.item(), rel=0.01 if index == 0 else 0.15)
+    assert rest <= error.square().mean().sqrt() * 1.001  # never worse than the guess
+    if index == 0:
+        assert found.innovation.std().item() == pytest.approx(1, rel=0.01)
+
+
+def test_the_linear_estimate_of_a_clean_image_is_the_image() -> None:
+    stage = StageSchedule.from_ends([0.1, 0.0], residuals=[0.05, 0.09]).stages[-1]
+    clean, guess = (torch.randn(1, 3, 8, 8, generator=generator(seed)) for seed in (0, 1))
+    found = linear_estimate(clean, guess, torch.zeros(1), stage)
+    torch.testing.assert_close(found.clean, clean)
+    assert found.deviation.item() == 0

@@ -17,6 +17,8 @@ __all__ = [
     "paper_base_256_p16",
     "photo",
     "photo_base",
+    "photo_f16",
+    "photo_f16_base",
     "tiny",
     "tiny_tokens",
 ]
@@ -37,6 +39,23 @@ def photo() -> TokenizerConfig:
 def photo_base() -> TokenizerConfig:
     """The ordinary diffusion decoder (K = 1) of the same encoder and network as `photo`."""
     return replace(photo(), ladder=LadderConfig(num_stages=1), steps_per_stage=8)
+
+
+def photo_f16() -> TokenizerConfig:
+    """f16c16 for photographs of any size, K = 3: a latent at the rate of the paper, a forty-eighth of the numbers."""
+    return TokenizerConfig(
+        latent_channels=16,
+        encoder=ConvEncoderConfig(stride=16, width=64, depth=2, latent_depth=4),
+        bottleneck=PlainConfig(),
+        decoder=ConvDecoderConfig(context_width=160, context_depth=3),
+        ladder=LadderConfig(num_stages=3, ends=[0.11, 0.07, 0.0], residuals=[0.05, 0.09, 0.12]),
+        steps_per_stage=4,
+    )
+
+
+def photo_f16_base() -> TokenizerConfig:
+    """The ordinary diffusion decoder (K = 1) of the same encoder and network as `photo_f16`."""
+    return replace(photo_f16(), ladder=LadderConfig(num_stages=1, residuals=[0.12]), steps_per_stage=8)
 
 
 def tiny() -> TokenizerConfig:
@@ -132,6 +151,8 @@ def _paper(*, side: int, patch: int, num_stages: int) -> TokenizerConfig:
 PRESETS = {
     "photo": photo,
     "photo-base": photo_base,
+    "photo-f16": photo_f16,
+    "photo-f16-base": photo_f16_base,
     "imagenet64": imagenet64,
     "imagenet64-base": imagenet64_base,
     "paper-256-p16": paper_256_p16,

@@ -164,12 +164,12 @@ def walk(
     below: Float[Tensor, "b c h//2 w//2"] | None,
     steps: int,
 ) -> StageResult:
-    """Goes through a stage from local times `u`, one for each image, to 0 in equal Euler steps.
+    """Goes through a stage from local times `u`, one for each image, to 0 in Euler steps.
 
     The last step of the last stage ends where there is no noise: x - u w is then the clean estimate itself.
     """
     clean = x
-    for share, next_share in pairwise(local_times(steps)):
+    for share, next_share in pairwise(local_times(steps, stage.time_shift)):
         prediction = denoiser(x, share * u, stage, below)
         clean = prediction.clean
         if next_share == 0 and stage.t_end == 0:
@@ -193,6 +193,7 @@ def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tupl
     return counts
 
 
-def local_times(steps: int) -> list[float]:
-    """The grid 1 = u_0 > u_1 > ... > u_steps = 0 with equal steps."""
-    return [1 - i / steps for i in range(steps)] + [0.0]
+def local_times(steps: int, shift: float = 1.0) -> list[float]:
+    """The grid 1 = u_0 > u_1 > ... > u_steps = 0: equal steps, shifted so that a `shift` below 1 is denser near 0."""
+    equal = [1 - i / steps for i in range(steps)] + [0.0]
+    return [shift * u / (1 + (shift - 1) * u) for u in equal]

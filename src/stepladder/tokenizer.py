@@ -48,6 +48,12 @@ class LadderConfig:
 
     num_stages: int = 3
     """K; 1 is the ordinary full-resolution diffusion decoder."""
+    ends: list[float] | None = None
+    """Noise level at the end of each stage, falling to 0, as `stepladder schedule` proposes them; None for equal
+    steps."""
+    residuals: list[float] | None = None
+    """Standard deviation that the latent leaves open at the scale of each stage, as `stepladder schedule` measures it:
+    where stages draw, and the scale of what their network adds; None if it was not measured."""
     gamma: float = MAX_GAMMA
     """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
     downsample: Literal["area"] = "area"
@@ -60,6 +66,22 @@ class LadderConfig:
             raise ConfigError(
                 f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3."
             )
+        for name, values in (("ends", self.ends), ("residuals", self.residuals)):
+            if values is not None and len(values) != self.num_stages:
+                raise ConfigError(
+                    f"Ladder {name} {list(values)} are not one number for each of {self.num_stages} stages. Set both "
+                    f"ladder.num_stages and ladder.{name}."
+                )
+        try:
+            self.schedule()
+        except ValueError as error:
+            raise ConfigError(f"Ladder: {error}") from error
+
+    def schedule(self) -> StageSchedule:
+        """The stages that these settings describe."""
+        uniform = StageSchedule.uniform(self.num_stages, self.gamma)
+        ends = self.ends or [stage.t_end for stage in uniform.stages]
+        return StageSchedule.from_ends(ends, gamma=self.gamma, residuals=self.residuals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +146,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
         self.decoder = LadderDecoder(
             build_network(config.decoder, config.layout),
-            StageSchedule.uniform(config.ladder.num_stages, config.ladder.gamma),
+            config.ladder.schedule(),
             config.decoder.prediction,
         )
         if self.decoder.network.tile_margin is not None:

@@ -13,7 +13,7 @@ from stepladder.decoders import Context, GuidanceConfig, LadderDecoder
 from stepladder.errors import ConfigError
 from stepladder.randomness import generator, generators
 from stepladder.samplers import sample
-from stepladder.stages import StageSchedule, velocity_from_clean
+from stepladder.stages import Stage, StageSchedule, velocity_from_clean
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
 SCALES = [0.0, 0.5, 1.0, 2.0]
@@ -36,8 +36,8 @@ class Told(nn.Module):
             latent = torch.where(dropped[:, None, None, None], torch.tensor(5.0), latent)
         return Context(features=latent, draft=None)
 
-    def forward(self, x: Tensor, coordinate: Tensor, downscale: int, context: Context, below: Tensor | None) -> Tensor:
-        self.calls.append((coordinate[0].item(), bool((context.features == 5).all())))
+    def forward(self, x: Tensor, u: Tensor, stage: Stage, context: Context, below: Tensor | None) -> Tensor:
+        self.calls.append((stage.coordinate(u)[0].item(), bool((context.features == 5).all())))
         return context.features.mean(dim=(1, 2, 3), keepdim=True) + 0.1 * x
 
 

@@ -7,7 +7,7 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.profiling import count_flops
 from stepladder.randomness import generator, normal
-from stepladder.stages import down, up
+from stepladder.stages import StageSchedule, down, up
 
 LAYOUT = TokenLayout(tokens=6, channels=4, side=32)
 
@@ -35,6 +35,8 @@ def noisy(side: int = 16, count: int = 2) -> torch.Tensor:
 
 
 TIMES = torch.tensor([0.3, 0.8])
+AT = {stage.downscale: stage for stage in StageSchedule.uniform(4).stages}
+"""Stages by the scale that they work at."""
 
 
 def test_a_latent_has_features_and_no_draft():
@@ -53,17 +55,17 @@ def test_a_prediction_has_the_shape_of_the_noisy_image_at_every_scale(head_width
     for downscale in (1, 2, 4):
         x = noisy(32 // downscale)
         lower = None if downscale == 4 else noisy(16 // downscale)
-        assert net(x, TIMES, downscale, context, lower).shape == x.shape
+        assert net(x, TIMES, AT[downscale], context, lower).shape == x.shape
 
 
 def test_the_prediction_depends_on_all_that_the_network_is_told():
     net = network(below=True, null_latent=True)
-    told = {"x": noisy(), "coordinate": TIMES, "downscale": 2, "context": net.context(latents()), "below": noisy(8)}
+    told = {"x": noisy(), "u": TIMES, "stage": AT[2], "context": net.context(latents()), "below": noisy(8)}
     base = net(**told)
     for change in (
         {"x": -told["x"]},
-        {"coordinate": TIMES + 0.1},
-        {"downscale": 1},
+        {"u": TIMES + 0.1},
+        {"stage": AT[1]},
         {"context": net.context(-latents())},
         {"below": None},
     ):
@@ -72,11 +74,11 @@ def test_the_prediction_depends_on_all_that_the_network_is_told():
 
 def test_every_latent_token_reaches_every_patch():
     net = network()
-    base = net(noisy(), TIMES, 2, net.context(latents()))
+    base = net(noisy(), TIMES, AT[2], net.context(latents()))
     for token in range(6):
         changed = latents()
         changed[:, token] += 1
-        moved = (net(noisy(), TIMES, 2, net.context(changed)) - base).abs()
+        moved = (net(noisy(), TIMES, AT[2], net.context(changed)) - base).abs()
         assert moved.unflatten(2, (4, 4)).unflatten(4, (4, 4)).amax((1, 3, 5)).min() > 1e-5
 
 
@@ -84,7 +86,7 @@ def test_latent_tokens_without_positions_may_come_in_any_order():
     order = torch.tensor([3, 0, 4, 1, 5, 2])
     for kind, same in (("none", True), ("1d", False), ("cross", False), ("grid", False)):
         net = network(latent_positions=kind)
-        found = [net(noisy(), TIMES, 2, net.context(z)) for z in (latents(), latents()[:, order])]
+        found = [net(noisy(), TIMES, AT[2], net.context(z)) for z in (latents(), latents()[:, order])]
         assert torch.allclose(*found, atol=1e-4, rtol=1e-4) == same, kind
 
 
@@ -95,8 +97,8 @@ def test_fresh_weights_add_nothing(prediction, head_width):
         net = MMDiTDecoder(config(prediction=prediction, below=below, head_width=head_width), LAYOUT)
         lower = noisy(8)
         expected = up(lower) if below and prediction == "clean" else torch.zeros_like(noisy())
-        assert torch.equal(net(noisy(), TIMES, 2, net.context(latents()), lower), expected)
-        assert not net(noisy(), TIMES, 4, net.context(latents())).any()
+        assert torch.equal(net(noisy(), TIMES, AT[2], net.context(latents()), lower), expected)
+        assert not net(noisy(), TIMES, AT[4], net.context(latents())).any()
 
 
 @pytest.mark.parametrize("tokens", [4, 8])
@@ -107,14 +109,14 @@ def test_a_linear_part_drafts_the_image_cell_by_cell_and_the_network_adds_to_it(
     rows, columns = 2, tokens // 2
     cells = net.linear(normal((2, tokens, 4), generator(1))).view(2, rows, columns, 3, 16, 32 // columns)
     assert torch.equal(context.draft, cells.permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 32, 32))
-    assert torch.equal(net(noisy(32), TIMES, 1, context, None), context.draft)
+    assert torch.equal(net(noisy(32), TIMES, AT[1], context, None), context.draft)
     lower = noisy(8)
-    found = net(noisy(16), TIMES, 2, context, lower)
+    found = net(noisy(16), TIMES, AT[2], context, lower)
     torch.testing.assert_close(down(found), lower)
     torch.testing.assert_close(found - up(lower), down(context.draft, 2) - up(down(context.draft, 4)))
     alone = MMDiTDecoder(config(linear=True), TokenLayout(tokens=tokens, channels=4, side=32))
     context = alone.context(latents()[:, :1].expand(-1, tokens, -1))
-    assert torch.equal(alone(noisy(16), TIMES, 2, context, lower), down(context.draft, 2))  # not told what is below
+    assert torch.equal(alone(noisy(16), TIMES, AT[2], context, lower), down(context.draft, 2))  # not told what is below
 
 
 def test_a_draft_starts_from_the_synthesis_of_a_linear_code():
@@ -134,7 +136,7 @@ def test_tokens_that_no_grid_of_cells_fits_are_refused():
 def test_a_network_that_takes_nothing_from_below_ignores_it():
     net = network(below=False)
     context = net.context(latents())
-    assert torch.equal(net(noisy(), TIMES, 2, context, noisy(8)), net(noisy(), TIMES, 2, context, None))
+    assert torch.equal(net(noisy(), TIMES, AT[2], context, noisy(8)), net(noisy(), TIMES, AT[2], context, None))
 
 
 def test_a_dropped_latent_is_as_if_there_was_none():
@@ -161,7 +163,7 @@ def flops(settings: MMDiTDecoderConfig, layout: TokenLayout, side: int) -> dict[
         context = net.context(torch.empty(1, layout.tokens, layout.channels))
         counter = FlopCounterMode(display=False)
         with counter:
-            net(torch.empty(1, 3, side, side), torch.empty(1), layout.side // side, context)
+            net(torch.empty(1, 3, side, side), torch.empty(1), AT[layout.side // side], context)
     counts = {name: sum(count.values()) for name, count in counter.get_flop_counts().items()}
 
     def of(*parts: str) -> int:
@@ -209,7 +211,7 @@ def test_a_latent_is_read_once_for_all_stages():
     context = net.context(latents())
     assert count_flops(lambda: net.context(latents())) == 2 * 2 * 6 * 4 * 16
     with FlopCounterMode(display=False) as counter:
-        net(noisy(), TIMES, 2, context)
+        net(noisy(), TIMES, AT[2], context)
     assert not any(name.endswith(".read") for name in counter.get_flop_counts())
 
 

@@ -13,7 +13,12 @@ The guess makes the start good: it is the draft, with its low frequencies replac
 
     guess = D + up(below - down(D)),    D the draft at the scale of the stage
 
-and with x-prediction the network adds to it. With last layers at zero the first estimate *is* the guess.
+and with x-prediction the network adds to it. With last layers at zero the first estimate *is* the guess. Where the
+ladder knows what the latent leaves open, it is the best linear estimate from guess and noisy image
+(`stages.linear_estimate`), and the network adds to that in units of its error.
+
+Features are brought to unit scale before the head, and modulations are bounded: otherwise features of a coarse stage,
+whose loss is small, can grow until the head saturates, and then no gradient ever brings the stage back.
 """
 
 import math
@@ -27,9 +32,9 @@ from torch.nn import functional as F
 
 from stepladder.decoders.ladder import Context, PredictionKind
 from stepladder.errors import ConfigError
-from stepladder.nn.blocks import ResidualBlock, zero_init
+from stepladder.nn.blocks import ChannelNorm, Modulation, ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
-from stepladder.stages import down
+from stepladder.stages import LinearEstimate, Stage, down, linear_estimate
 
 __all__ = ["ConvDecoder", "ConvDecoderConfig"]
 
@@ -60,6 +65,9 @@ class ConvDecoderConfig:
     """Channels at full resolution."""
     embedding_width: int = 256
     """Width of the embedding of noise coordinate and scale."""
+    bounded: bool = True
+    """Whether modulations are bounded, and features are normalised and modulated before and in the head. False only in
+    models that were released before this."""
 
     def __post_init__(self) -> None:
         for name in ("width", "coarse_width", "context_width", "head_width", "embedding_width"):
@@ -93,11 +101,15 @@ class ConvDecoder(nn.Module):
 
         self.stem = nn.Conv2d(6 * _PATCH**2, config.width, 3, padding=1)
         self.inject = nn.Conv2d(config.context_width, config.width, 1)
-        self.before = _blocks(config.width, config.depth, embedding)
+        self.before = _blocks(config, config.width, config.depth)
         self.coarsen = nn.Conv2d(config.width, config.coarse_width, 3, stride=2, padding=1)
-        self.coarse = _blocks(config.coarse_width, config.coarse_depth, embedding)
+        self.coarse = _blocks(config, config.coarse_width, config.coarse_depth)
         self.refine = nn.Conv2d(config.coarse_width, config.width, 1)
-        self.after = _blocks(config.width, config.depth, embedding)
+        self.after = _blocks(config, config.width, config.depth)
+        if config.bounded:
+            self.norm = ChannelNorm(config.width)
+            self.modulation = Modulation(embedding, config.width, bounded=True)
+            self.head_modulation = Modulation(embedding, config.head_width, bounded=True)
         self.to_head = nn.Conv2d(config.width, config.head_width * _PATCH**2, 1)
         self.head = nn.Conv2d(config.head_width + 6, config.head_width, 3, padding=1)
         self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
@@ -143,26 +155,47 @@ class ConvDecoder(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b 3 h w"],
-        coordinate: Float[Tensor, " b"],
-        downscale: int,
+        u: Float[Tensor, " b"],
+        stage: Stage,
         context: Context,
         below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Predicts at one scale.
+        """Predicts at one stage.
 
         Args:
             x: Noisy image; sides are multiples of 8.
-            coordinate: Global noise coordinate in [0, 1], float32.
-            downscale: Side of the image over side of `x`, a power of two.
+            u: Local times in [0, 1], float32.
+            stage: Which stage.
             context: From `context`.
             below: Clean image of the stage before, at half the side of `x`; None at the first stage.
         """
-        guess = context.guess(downscale, below)
-        scale = torch.full_like(coordinate, math.log2(downscale) / 8)
+        guess = context.guess(stage.downscale, below)
+        estimate = self._linear_estimate(x, guess, u, stage)
+        coordinate = stage.coordinate(u)
+        scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
         dtype = self.stem.weight.dtype  # times and images stay in float32 until here
         embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, E)
-        seen = torch.cat([x, guess], dim=1).to(dtype)  # (B, 6, h, w)
-        features = _resample(self.inject(context.features), self.stride, _PATCH * downscale)
+        seen = torch.cat([estimate.innovation, guess], dim=1).to(dtype)  # (B, 6, h, w)
+        pixels = F.pixel_shuffle(self._head_features(seen, embedding, stage, context), _PATCH)  # (B, head_width, h, w)
+        hidden = self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))
+        if self.config.bounded:
+            hidden = self.head_modulation(hidden, embedding)
+        residual: Tensor = self.out(F.silu(hidden))
+        if self.config.prediction == "velocity":
+            return residual
+        return torch.addcmul(estimate.clean, residual.float(), estimate.deviation)
+
+    def _linear_estimate(self, x: Tensor, guess: Tensor, u: Tensor, stage: Stage) -> LinearEstimate:
+        """What is known before the network looks: the guess, unless the ladder says what the latent leaves open."""
+        if stage.residual is None:
+            return LinearEstimate(clean=guess, deviation=torch.ones_like(u)[:, None, None, None], innovation=x)
+        return linear_estimate(x, guess, u, stage)
+
+    def _head_features(
+        self, seen: Tensor, embedding: Tensor, stage: Stage, context: Context
+    ) -> Float[Tensor, "b c h w"]:
+        """Features of the head, on the grid of 1/4."""
+        features = _resample(self.inject(context.features), self.stride, _PATCH * stage.downscale)
         h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + features  # (B, width, h/4, w/4)
         for block in self.before:
             h = block(h, embedding)
@@ -172,9 +205,10 @@ class ConvDecoder(nn.Module):
         h = h + F.interpolate(self.refine(low), scale_factor=2.0, mode="nearest")
         for block in self.after:
             h = block(h, embedding)
-        pixels = F.pixel_shuffle(self.to_head(F.silu(h)), _PATCH)  # (B, head_width, h, w)
-        residual: Tensor = self.out(F.silu(self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))))
-        return residual + guess if self.config.prediction == "clean" else residual
+        if self.config.bounded:
+            h = self.modulation(self.norm(h), embedding)
+        found: Tensor = self.to_head(F.silu(h))
+        return found
 
 
 class _LatentReader(nn.Module):
@@ -203,8 +237,9 @@ class _LatentReader(nn.Module):
         self.linear.bias.copy_(mean)
 
 
-def _blocks(width: int, depth: int, embedding: int) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(width, embedding=embedding) for _ in range(depth))
+def _blocks(config: ConvDecoderConfig, width: int, depth: int) -> nn.ModuleList:
+    embedding, bounded = config.embedding_width, config.bounded
+    return nn.ModuleList(ResidualBlock(width, embedding=embedding, bounded=bounded) for _ in range(depth))
 
 
 def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:

@@ -106,6 +106,6 @@ def evaluations_per_stage(
     """
     counts = []
     for stage, count in zip(schedule.stages, steps_per_stage(schedule, steps), strict=True):
-        coordinate = stage.coordinate(torch.tensor(local_times(count)[:-1]))
+        coordinate = stage.coordinate(torch.tensor(local_times(count, stage.time_shift)[:-1]))
         counts.append(sum(1 if scale in (0, 1) else 2 for scale in guidance.scales(coordinate).tolist()))
     return tuple(counts)

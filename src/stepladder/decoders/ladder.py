@@ -60,7 +60,7 @@ class Context:
 
 
 class DecoderNetwork(Protocol):
-    """A network that can stand in a ladder. It knows neither stages nor samplers."""
+    """A network that can stand in a ladder. It knows no samplers."""
 
     @property
     def side_multiple(self) -> int:
@@ -88,15 +88,12 @@ class DecoderNetwork(Protocol):
     def __call__(
         self,
         x: Float[Tensor, "b 3 h w"],
-        coordinate: Float[Tensor, " b"],
-        downscale: int,
+        u: Float[Tensor, " b"],
+        stage: Stage,
         context: Context,
         below: Float[Tensor, "b 3 h//2 w//2"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Predicts at one scale.
-
-        `coordinate` is the global noise coordinate in [0, 1], `below` the clean image of the stage before, if any.
-        """
+        """Predicts at local times `u` of a stage; `below` is the clean image of the stage before, if any."""
         ...
 
 
@@ -241,7 +238,7 @@ class LadderDecoder(nn.Module):
         coordinate = stage.coordinate(u)
 
         def look(seen: Context) -> Tensor:
-            found: Tensor = self.network(x, coordinate, stage.downscale, seen, below)
+            found: Tensor = self.network(x, u, stage, seen, below)
             return found.float()
 
         if unconditional is None:

@@ -31,7 +31,7 @@ from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
 from stepladder.nn.transformer import AdaptiveNorm, JointBlock, check_transformer, run_blocks
-from stepladder.stages import up
+from stepladder.stages import Stage, up
 
 __all__ = ["MMDiTDecoder", "MMDiTDecoderConfig"]
 
@@ -148,27 +148,28 @@ class MMDiTDecoder(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b 3 h w"],
-        coordinate: Float[Tensor, " b"],
-        downscale: int,
+        u: Float[Tensor, " b"],
+        stage: Stage,
         context: Context,
         below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Predicts at one scale.
+        """Predicts at one stage.
 
         Args:
             x: Noisy image; sides are multiples of the patch.
-            coordinate: Global noise coordinate in [0, 1], float32.
-            downscale: Side of the image over side of `x`, a power of two.
+            u: Local times in [0, 1], float32.
+            stage: Which stage.
             context: From `context`.
             below: Clean image of the stage before, at half the side of `x`; None at the first stage.
         """
         config = self.config
         below = below if config.below else None
         if config.linear:
-            guess = context.guess(downscale, below)
+            guess = context.guess(stage.downscale, below)
         else:
             guess = torch.zeros_like(x) if below is None else up(below)
-        scale = torch.full_like(coordinate, math.log2(downscale) / 8)
+        coordinate = stage.coordinate(u)
+        scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
         dtype = self.stem.weight.dtype  # times and images stay in float32 until here
         embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, D)
         seen = (torch.cat([x, guess], dim=1) if config.below or config.linear else x).to(dtype)

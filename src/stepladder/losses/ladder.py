@@ -66,12 +66,15 @@ def draw_stages(
     *,
     times: LocalTimes = _UNIFORM,
 ) -> list[StageDraw]:
-    """Draws noise and local times for every stage; times are stratified over the batch, in (0, 1]."""
+    """Draws noise and local times for every stage; times are stratified over the batch, in (0, 1].
+
+    They are denser where the time grid of the stage is.
+    """
     b, c, h, w = images.shape
     draws = []
     for stage in schedule.stages:
         noise = normal((b, c, h // stage.downscale, w // stage.downscale), generator)
-        u = times.draw(b, generator)
+        u = times.draw(b, generator, shift=stage.time_shift)
         draws.append(StageDraw(noise=noise.to(images.device), u=u.to(images.device)))
     return draws
 

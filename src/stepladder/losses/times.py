@@ -55,12 +55,13 @@ class LocalTimes:
     shift: float = 1.0
     """Below 1, low noise levels come more often."""
 
-    def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
-        """Local times in (0, 1], float32, on the device of the generator."""
+    def draw(self, count: int, generator: torch.Generator, *, shift: float = 1.0) -> Float[Tensor, " count"]:
+        """Local times in (0, 1], float32, on the device of the generator; `shift` multiplies the configured one."""
+        shift *= self.shift
         u = 1 - uniform(count, generator)
         if self.distribution == "lognormal":
             u = torch.sigmoid(self.location + self.scale * torch.special.ndtri(u))
-        return self.shift * u / (1 + (self.shift - 1) * u)
+        return shift * u / (1 + (shift - 1) * u)
 
 
 def sigmoid_weight(level: Float[Tensor, " b"], *, bias: float) -> Float[Tensor, " b"]:
