@@ -29,11 +29,11 @@ from examples.generation.pictures import sheet
 from examples.generation.scores import Decoder, measure
 from examples.generation.training import PRIOR_FILE, train
 from stepladder import OutputError, StepladderError, Tokenizer
-from stepladder.decoders import GuidanceConfig
 from stepladder.images import save_png
 from stepladder.losses import feature_network
 from stepladder.memory import keep_freed_memory
 from stepladder.models import parse_model_spec
+from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.training.records import StepRecord, write_text
 
 

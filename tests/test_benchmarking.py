@@ -208,7 +208,7 @@ def test_the_operations_of_a_tokenizer_are_those_of_its_evaluations_and_its_cont
     config = replace(presets.tiny(), ladder=LadderConfig(num_stages=num_stages))
     tokenizer = Tokenizer(config)
     (row,) = benchmark([tokenizer_contender("tiny", tokenizer, 2)], sizes=(64,), batch=2, repeats=1).rows
-    context = count_flops(lambda: tokenizer.decoder.context(torch.zeros(1, 16, 8, 8))) / 1e9
+    context = count_flops(lambda: tokenizer.decoder.network.context(torch.zeros(1, 16, 8, 8))) / 1e9
     assert row.gflop_per_image == pytest.approx(2 * sum(evaluation_gflop(config, 64)) + context)
     assert (row.stages, row.network_evaluations, len(row.seconds_per_stage)) == (num_stages, 2 * num_stages, num_stages)
 

@@ -12,8 +12,9 @@ from stepladder.encoders import ConvEncoderConfig
 from stepladder.layouts import GridLayout
 from stepladder.losses import draw_stages, ladder_loss
 from stepladder.profiling import count_flops
-from stepladder.randomness import generator
-from stepladder.stages import StageSchedule, velocity_from_clean
+from stepladder.sampling.denoiser import Denoised, Denoiser
+from stepladder.sampling.randomness import generator
+from stepladder.sampling.stages import StageSchedule
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
 LADDERS = [1, 2, 3]
@@ -79,10 +80,10 @@ TOKENS = {
     "6-cross-plain-clean-3": tokens(3, null_latent=True),
     "1-none-plain-velocity-2": tokens(2, 1, positions="none", prediction="velocity"),
     "7-1d-kl-clean-4": tokens(4, 7, KL, positions="1d", patch=4),  # one patch at the coarsest stage
-    "40-grid-plain-clean-3": tokens(3, 40, positions="grid", encoder_patch=4, below=True, head_width=4),
-    "6-grid-kl-velocity-3": tokens(3, 6, KL, positions="grid", prediction="velocity", below=True, null_latent=True),
-    "5-none-fsq-clean-2": tokens(2, 5, FSQ, positions="none", encoder_patch=32, patch=16, below=True),
-    "8-grid-plain-clean-3": tokens(3, 8, positions="grid", linear=True, below=True, null_latent=True),
+    "40-grid-plain-clean-3": tokens(3, 40, positions="grid", encoder_patch=4, previous=True, head_width=4),
+    "6-grid-kl-velocity-3": tokens(3, 6, KL, positions="grid", prediction="velocity", previous=True, null_latent=True),
+    "5-none-fsq-clean-2": tokens(2, 5, FSQ, positions="none", encoder_patch=32, patch=16, previous=True),
+    "8-grid-plain-clean-3": tokens(3, 8, positions="grid", linear=True, previous=True, null_latent=True),
     "16-grid-fsq-velocity-2": tokens(2, 16, FSQ, positions="grid", prediction="velocity", linear=True),
     "9-cross-vq-velocity-3": tokens(3, 9, VQ, prediction="velocity", head_width=4, null_latent=True),
 }
@@ -140,25 +141,26 @@ def test_every_parameter_gets_a_finite_gradient(config):
     coded = tokenizer.bottleneck(tokenizer.encoder(images), generator(2))
     assert coded.latent.shape == (2, *config.layout.shape((32, 32)))
     assert coded.latent.dtype == coded.loss.dtype == torch.float32
-    dropped = torch.tensor([True, False]) if tokenizer.decoder.guidable else None
-    context = tokenizer.decoder.context(coded.latent, dropped)
+    network = tokenizer.decoder.network
+    denoiser = network.bind(coded.latent, torch.tensor([True, False]) if network.guidable else None)
+    initial = denoiser.context.initial
     draws = draw_stages(tokenizer.schedule, images, generator(3))
     parts = ladder_loss(
-        tokenizer.decoder.denoiser(context, floor=0.05),
+        denoiser,
         tokenizer.schedule,
         images,
-        context.draft,
+        initial,
         draws,
         target="velocity",
         features=None,
     )
     loss = torch.stack(parts.flow).sum() + coded.loss
     if isinstance(config.layout, GridLayout) or config.decoder.linear:
-        assert context.draft.shape == images.shape
-        assert context.draft.dtype == torch.float32
-        loss = loss + parts.draft
+        assert initial.shape == images.shape
+        assert initial.dtype == torch.float32
+        loss = loss + parts.initial
     else:
-        assert context.draft is parts.draft is None
+        assert initial is parts.initial is None
     loss.backward()
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is not None, name
@@ -249,41 +251,50 @@ def test_bfloat16_is_close_to_float32(config):
         assert (some_features.float() - features).abs().mean() < 0.01 * features.abs().mean()
 
 
-def test_both_predictions_give_consistent_clean_images_and_velocities(config):
+def test_both_predictions_give_a_clean_image(config):
     tokenizer = built(config)
     x, u = pictures(32, 32), torch.tensor([0.3, 0.9])
-    context = tokenizer.decoder.context(torch.randn(2, *config.layout.shape((32, 32)), generator=generator(2)))
+    denoiser = tokenizer.decoder.bind(torch.randn(2, *config.layout.shape((32, 32)), generator=generator(2)))
     stage = tokenizer.schedule.stages[-1]
-    found = tokenizer.decoder(x, u, stage, context)
-    assert found.clean.shape == found.velocity.shape == x.shape
-    torch.testing.assert_close(velocity_from_clean(x, found.clean, u, stage), found.velocity, atol=1e-4, rtol=1e-4)
+    found = denoiser(x, u, stage, before(tokenizer, denoiser)).clean
+    assert found.shape == x.shape
+    assert found.dtype == torch.float32
+    if config.decoder.prediction == "velocity":  # where there is no noise, the noisy image is the clean one
+        torch.testing.assert_close(denoiser(x, torch.zeros(2), stage, before(tokenizer, denoiser)).clean, x)
 
 
-def test_fresh_weights_predict_the_draft_or_nothing(config):
+def before(tokenizer: Tokenizer, denoiser: Denoiser) -> Denoised | None:
+    """What the stage before the last returns of noise."""
+    previous = None
+    for stage in tokenizer.schedule.stages[:-1]:
+        side = 32 // stage.downscale
+        previous = denoiser(pictures(side, side), torch.ones(2), stage, previous)
+    return previous
+
+
+def test_fresh_weights_predict_the_initial_estimate_or_nothing(config):
     tokenizer = Tokenizer(replace(config, decoder=replace(config.decoder, prediction="clean"))).eval()
     code = tokenizer.encode(pictures(32, 32))
-    draft = tokenizer.decoder.context(code.latent).draft
-    expected = torch.zeros(2, 3, 32, 32) if draft is None else draft.clamp(-1, 1)
+    initial = tokenizer.decoder.network.context(code.latent).initial
+    expected = torch.zeros(2, 3, 32, 32) if initial is None else initial.clamp(-1, 1)
     torch.testing.assert_close(tokenizer.decode(code, steps=1), expected, atol=1e-5, rtol=0)
 
 
 FINE, COARSE = StageSchedule.uniform(1).stages[0], StageSchedule.uniform(2).stages[0]
 
 
-@pytest.mark.parametrize("config", [grid(), tokens(below=True, head_width=4, null_latent=True)], ids=["grid", "tokens"])
+@pytest.mark.parametrize(
+    "config", [grid(), tokens(previous=True, head_width=4, null_latent=True)], ids=["grid", "tokens"]
+)
 def test_the_network_is_told_the_noise_and_the_scale(config):
     tokenizer = built(config)
-    context = tokenizer.decoder.context(torch.randn(1, *config.layout.shape((32, 32)), generator=generator(2)))
-    x, network = pictures(32, 32, count=1), tokenizer.decoder.network
-    base = network(x, torch.tensor([0.3]), FINE, context)
-    assert not torch.allclose(base, network(x, torch.tensor([0.4]), FINE, context), atol=1e-4)
-    small = pictures(16, 16, count=1)
-    replaced = replace_scale(network)
-    assert not torch.allclose(
-        network(small, torch.tensor([0.3]), COARSE, context),
-        replaced(small, torch.tensor([0.3]), COARSE, context),
-        atol=1e-5,
-    )
+    network = tokenizer.decoder.network
+    context = network.context(torch.randn(1, *config.layout.shape((32, 32)), generator=generator(2)))
+    x, small, u = pictures(32, 32, count=1), pictures(16, 16, count=1), torch.tensor([0.3])
+    base = network(x, u, FINE, context, None).clean
+    assert not torch.allclose(base, network(x, u + 0.1, FINE, context, None).clean, atol=1e-4)
+    told, replaced = (call(small, u, COARSE, context, None).clean for call in (network, replace_scale(network)))
+    assert not torch.allclose(told, replaced, atol=1e-5)
 
 
 def replace_scale(network: nn.Module):
@@ -299,7 +310,7 @@ def replace_scale(network: nn.Module):
     return call
 
 
-@pytest.mark.parametrize("config", [grid(2), tokens(2, below=True, head_width=4)], ids=["grid", "tokens"])
+@pytest.mark.parametrize("config", [grid(2), tokens(2, previous=True, head_width=4)], ids=["grid", "tokens"])
 @pytest.mark.slow
 @pytest.mark.untyped
 @pytest.mark.filterwarnings("default")  # the compiler uses parts of torch that torch calls old
@@ -347,21 +358,23 @@ def test_the_decoder_sees_no_further_than_its_convolutions(num_stages):
     assert not torch.allclose(near[..., 700:], far[..., 700:], atol=1e-2)
 
 
-def test_a_crop_of_an_image_has_the_draft_and_latent_of_the_whole_inside():
+def test_a_crop_of_an_image_has_the_initial_estimate_and_latent_of_the_whole_inside():
     tokenizer = built(grid())
     images = pictures(192, 192, count=1)
     whole, crop = tokenizer.encode(images), tokenizer.encode(images[..., 32:, 32:])
     torch.testing.assert_close(crop.latent[..., 8:, 8:], whole.latent[..., 12:, 12:], atol=1e-4, rtol=0)
-    drafts = [tokenizer.decoder.context(z.latent).draft for z in (whole, crop)]
-    torch.testing.assert_close(drafts[1][..., 112:, 112:], drafts[0][..., 144:, 144:], atol=1e-4, rtol=0)
+    far, near = (tokenizer.decoder.network.context(z.latent).initial for z in (whole, crop))
+    torch.testing.assert_close(near[..., 112:, 112:], far[..., 144:, 144:], atol=1e-4, rtol=0)
 
 
 def test_a_crop_of_a_noisy_image_is_denoised_as_the_whole_inside():
     tokenizer = built(grid())
     stage, u = tokenizer.schedule.stages[-1], torch.tensor([0.5])
     latent, x = torch.randn(1, 16, 20, 20, generator=generator(2)), pictures(160, 160, count=1)
-    whole = tokenizer.decoder(x, u, stage, tokenizer.decoder.context(latent)).clean
-    crop = tokenizer.decoder(x[..., 32:, 32:], u, stage, tokenizer.decoder.context(latent[..., 4:, 4:])).clean
+    network = tokenizer.decoder.network
+    before = torch.zeros(1, 3, 80, 80)
+    whole = network.bind(latent)(x, u, stage, Denoised(before)).clean
+    crop = network.bind(latent[..., 4:, 4:])(x[..., 32:, 32:], u, stage, Denoised(before[..., 16:, 16:])).clean
     torch.testing.assert_close(crop[..., 56:, 56:], whole[..., 88:, 88:], atol=1e-4, rtol=0)
 
 
@@ -372,7 +385,9 @@ def flops_of_one_evaluation(config: TokenizerConfig, side: int) -> int:
         decoder = tokenizer.decoder
         x, latent = torch.empty(1, 3, side, side), torch.empty(1, config.latent_channels, side // 8, side // 8)
         return count_flops(
-            lambda: decoder.network(x, torch.empty(1), decoder.schedule.stages[-1], decoder.context(latent))
+            lambda: decoder.network(
+                x, torch.empty(1), decoder.schedule.stages[-1], decoder.network.context(latent), None
+            )
         )
 
 

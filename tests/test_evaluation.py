@@ -13,7 +13,7 @@ from stepladder.evaluation import Networks, evaluate
 from stepladder.layouts import GridLayout
 from stepladder.metrics import psnr, quantise
 from stepladder.models import ModelSpec
-from stepladder.stages import StageSchedule
+from stepladder.sampling.stages import StageSchedule
 from stepladder.tokenizer import Encoding, Tokenizer
 
 pytest.importorskip("torchmetrics")

@@ -141,12 +141,12 @@ def test_the_paper_s_presets_run_at_full_size_without_values(name):
     side, decoder = tokenizer.layout.side, tokenizer.decoder
     latent = tokenizer.encoder(torch.empty(2, 3, side, side, device="meta"))
     assert latent.shape == (2, 128, 32)
-    context = decoder.context(latent, torch.tensor([True, False], device="meta"))
-    below = None
+    denoiser = decoder.network.bind(latent, torch.tensor([True, False], device="meta"))
+    previous = None
     for stage in decoder.schedule.stages:
         x = torch.empty(2, 3, side // stage.downscale, side // stage.downscale, device="meta")
-        below = decoder(x, torch.empty(2, device="meta"), stage, context, below).clean
-        assert below.shape == x.shape
+        previous = denoiser(x, torch.empty(2, device="meta"), stage, previous)
+        assert previous.clean.shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -180,5 +180,5 @@ def test_one_evaluation_of_photo_takes_at_most_26_gflop():
         decoder = tokenizer.decoder
         stage = decoder.schedule.stages[-1]
         x, latent = torch.empty(1, 3, 256, 256), torch.empty(1, 16, 32, 32)
-        taken = count_flops(lambda: decoder.network(x, torch.empty(1), stage, decoder.context(latent)))
+        taken = count_flops(lambda: decoder.network(x, torch.empty(1), stage, decoder.network.context(latent), None))
     assert 1e9 < taken <= 26e9

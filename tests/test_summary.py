@@ -39,7 +39,7 @@ def test_the_summary_of_latent_tokens_is_for_the_one_size_that_they_describe():
 def test_a_decode_costs_the_sum_of_its_evaluations_and_the_context(config, side):
     tokenizer = Tokenizer(config).eval().requires_grad_(False)
     latent = torch.zeros(1, *config.layout.shape((side, side)))
-    context = count_flops(lambda: tokenizer.decoder.context(latent))
+    context = count_flops(lambda: tokenizer.decoder.network.context(latent))
     decode = count_flops(lambda: tokenizer.decode(latent, steps=3))
     assert decode - context == pytest.approx(3e9 * sum(evaluation_gflop(config, side)))
 

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from examples.generation.model import Prior
 from examples.generation.sampling import decoder_seeds, draw
 from examples.generation.scores import Decoder, check_decoders
-from stepladder.decoders import GuidanceConfig
 from stepladder.images import grid, side_by_side, to_pil
+from stepladder.sampling.guidance import GuidanceConfig
 
 __all__ = ["sheet"]
 

@@ -17,10 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from examples.generation.model import Prior
-from stepladder.decoders import GuidanceConfig
-from stepladder.decoders.guidance import guide
 from stepladder.errors import ConfigError
-from stepladder.randomness import generators, normal
+from stepladder.sampling.guidance import GuidanceConfig, guide
+from stepladder.sampling.randomness import generators, normal
 
 __all__ = ["MAX_SEED", "decoder_seeds", "draw", "evaluations"]
 

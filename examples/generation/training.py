@@ -24,10 +24,10 @@ from examples.generation.latents import LabelledLatents
 from examples.generation.model import Prior, PriorConfig, save_prior
 from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError, DataError, OutputError, TrainingError
-from stepladder.flow import interpolate, velocity
 from stepladder.losses import LocalTimes
 from stepladder.profiling import describe_environment
-from stepladder.randomness import generator, normal, uniform
+from stepladder.sampling.flow import interpolate, velocity
+from stepladder.sampling.randomness import generator, normal, uniform
 from stepladder.training.ema import make_ema
 from stepladder.training.loop import learning_rate
 from stepladder.training.objective import batch_seed

@@ -27,7 +27,7 @@ from stepladder.errors import (
 )
 
 if TYPE_CHECKING:
-    from stepladder.stages import Stage, StageSchedule
+    from stepladder.sampling.stages import Stage, StageSchedule
     from stepladder.tokenizer import Encoding, Tokenizer
 
 __version__ = "0.1.0"
@@ -50,8 +50,8 @@ __all__ = [
 
 _HOME_OF = {
     "Encoding": "stepladder.tokenizer",
-    "Stage": "stepladder.stages",
-    "StageSchedule": "stepladder.stages",
+    "Stage": "stepladder.sampling.stages",
+    "StageSchedule": "stepladder.sampling.stages",
     "Tokenizer": "stepladder.tokenizer",
 }
 

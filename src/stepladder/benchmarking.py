@@ -28,7 +28,7 @@ from stepladder import __version__
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, Layout, check_side
 from stepladder.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
-from stepladder.randomness import generator, normal
+from stepladder.sampling.randomness import generator, normal
 from stepladder.tokenizer import Tokenizer
 
 __all__ = [

@@ -112,7 +112,7 @@ def imagenet64() -> TokenizerConfig:
         ),
         bottleneck=PlainConfig(),
         decoder=MMDiTDecoderConfig(
-            patch=8, width=192, depth=4, heads=4, latent_positions="grid", head_width=8, below=True, linear=True
+            patch=8, width=192, depth=4, heads=4, latent_positions="grid", head_width=8, previous=True, linear=True
         ),
         ladder=LadderConfig(num_stages=3),
         steps_per_stage=4,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from stepladder.decoders import GuidanceConfig
 from stepladder.errors import MissingDependencyError
 from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
 from stepladder.metrics import psnr, quantise
+from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Reconstruction", "reconstruct"]

@@ -6,7 +6,6 @@ no values, so it takes no time and no memory.
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.profiling import count_flops
+from stepladder.sampling.denoiser import Denoised
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
 
 __all__ = ["COUNTED_SIDE", "ModelSummary", "StageSummary", "counted_side", "evaluation_gflop", "summarise"]
@@ -117,11 +117,13 @@ def evaluation_gflop(config: TokenizerConfig, side: int = COUNTED_SIDE) -> list[
         layout = config.layout
         layout.check_size((side, side))
         side += -side % decoder.side_multiple
-        context = decoder.context(torch.zeros(1, *layout.shape((side, side))))
-        costs = []
+        denoiser = decoder.bind(torch.zeros(1, *layout.shape((side, side))))
+        costs: list[float] = []
+        seen: list[Denoised] = []
         for stage in decoder.schedule.stages:
             x, u = torch.zeros(1, 3, side // stage.downscale, side // stage.downscale), torch.ones(1)
-            costs.append(count_flops(partial(decoder, x, u, stage, context)) / 1e9)
+            previous = seen[-1] if seen else None
+            costs.append(count_flops(lambda: seen.append(denoiser(x, u, stage, previous))) / 1e9)  # noqa: B023 - at once
     return costs
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -23,16 +23,19 @@ from torch import Tensor, nn
 from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import structure, unstructure
-from stepladder.decoders import ConvDecoderConfig, DecoderConfig, GuidanceConfig, LadderDecoder, build_network
+from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
-from stepladder.randomness import generators
-from stepladder.samplers import sample_progressively
-from stepladder.stages import MAX_GAMMA, StageSchedule
+from stepladder.sampling.grids import time_grids
+from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.sampling.randomness import generators
+from stepladder.sampling.sampler import sample
+from stepladder.sampling.scales import MAX_GAMMA
+from stepladder.sampling.stages import StageSchedule
 
 __all__ = [
     "Encoding",
@@ -44,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class LadderConfig:
-    """The ladder of scales."""
+    """The ladder of scales. Sides are halved by the mean of 2x2 pixels, which is antialiased."""
 
     num_stages: int = 3
     """K; 1 is the ordinary full-resolution diffusion decoder."""
@@ -56,8 +59,6 @@ class LadderConfig:
     where stages draw, and the scale of what their network adds; None if it was not measured."""
     gamma: float = MAX_GAMMA
     """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
-    downsample: Literal["area"] = "area"
-    """Filter that halves the side: 'area', the mean of 2x2 pixels, which is antialiased."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_stages <= 8:
@@ -144,11 +145,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         self.config = config
         self.bottleneck: Any = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
-        self.decoder = LadderDecoder(
-            build_network(config.decoder, config.layout),
-            config.ladder.schedule(),
-            config.decoder.prediction,
-        )
+        self.decoder = LadderDecoder(build_network(config.decoder, config.layout), config.ladder.schedule())
         if self.decoder.network.tile_margin is not None:
             self._check_tile(config.tile)
         self._check_side()
@@ -245,7 +242,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
-        """As `decode`, and yields one image for each rung, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
+        """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
         full = self.layout.covers(latent)
@@ -257,16 +254,15 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
-        denoiser = self.decoder.guided(padded, self.guidance(guidance), tile=side)
-        for result in sample_progressively(
-            denoiser,
+        for end in sample(
+            self.decoder.bind(padded, tile=side, guidance=self.guidance(guidance)),
             self.schedule,
             size=self.layout.covers(padded),
             generators=generators(seeds, latent.device),
-            steps=self.steps_per_stage if steps is None else steps,
+            grids=time_grids(self.schedule, self.steps_per_stage if steps is None else steps),
         ):
-            scale = result.stage.downscale
-            yield crop_to(result.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+            scale = end.stage.downscale
+            yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
 
     def latent_from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent of code indices, exactly as `encode` gave it beside them.

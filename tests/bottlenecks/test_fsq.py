@@ -9,7 +9,7 @@ import torch
 from stepladder.bottlenecks import FSQBottleneck, FSQConfig
 from stepladder.configs import structure, unstructure
 from stepladder.errors import ConfigError
-from stepladder.randomness import generator
+from stepladder.sampling.randomness import generator
 
 LEVELS = [[5, 4, 3], [8, 6, 5], [2, 2, 2, 2], [2], [7], [8, 5, 5, 5]]
 

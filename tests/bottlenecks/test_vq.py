@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stepladder.bottlenecks import VQBottleneck, VQConfig
 from stepladder.errors import ConfigError
-from stepladder.randomness import generator
+from stepladder.sampling.randomness import generator
 
 
 def built(size: int = 8, channels: int = 2, **options: float) -> VQBottleneck:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stepladder.decoders import GuidanceConfig
 from stepladder.images import load_image
 from stepladder.presets import tiny_tokens
+from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import Tokenizer
 
 

@@ -6,8 +6,11 @@ from stepladder.decoders import ConvDecoderConfig, MMDiTDecoder, MMDiTDecoderCon
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.profiling import count_flops
-from stepladder.randomness import generator, normal
-from stepladder.stages import StageSchedule, down, up
+from stepladder.sampling.denoiser import Denoised
+from stepladder.sampling.path import velocity_from_clean
+from stepladder.sampling.randomness import generator, normal
+from stepladder.sampling.scales import down, up
+from stepladder.sampling.stages import StageSchedule
 
 LAYOUT = TokenLayout(tokens=6, channels=4, side=32)
 
@@ -35,50 +38,57 @@ def noisy(side: int = 16, count: int = 2) -> torch.Tensor:
 
 
 TIMES = torch.tensor([0.3, 0.8])
+
+
+def evaluate(net: MMDiTDecoder, x, context, *, downscale: int = 2, u=TIMES, lower=None) -> torch.Tensor:
+    """The clean image at a scale; `lower` is that of the stage before."""
+    return net(x, u, AT[downscale], context, None if lower is None else Denoised(lower)).clean
+
+
 AT = {stage.downscale: stage for stage in StageSchedule.uniform(4).stages}
 """Stages by the scale that they work at."""
 
 
-def test_a_latent_has_features_and_no_draft():
+def test_a_latent_has_features_and_no_initial_estimate():
     context = network().context(latents())
     assert context.features.shape == (2, 6, 16)
-    assert context.draft is None
+    assert context.initial is None
 
 
 @pytest.mark.parametrize("head_width", [0, 4])
-@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("previous", [False, True])
 @pytest.mark.parametrize("patch", [1, 4, 8])
-def test_a_prediction_has_the_shape_of_the_noisy_image_at_every_scale(head_width, below, patch):
-    net = network(head_width=head_width, below=below, patch=patch)
+def test_a_prediction_has_the_shape_of_the_noisy_image_at_every_scale(head_width, previous, patch):
+    net = network(head_width=head_width, previous=previous, patch=patch)
     context = net.context(latents())
     assert net.side_multiple == patch
     for downscale in (1, 2, 4):
         x = noisy(32 // downscale)
         lower = None if downscale == 4 else noisy(16 // downscale)
-        assert net(x, TIMES, AT[downscale], context, lower).shape == x.shape
+        assert evaluate(net, x, context, downscale=downscale, lower=lower).shape == x.shape
 
 
 def test_the_prediction_depends_on_all_that_the_network_is_told():
-    net = network(below=True, null_latent=True)
-    told = {"x": noisy(), "u": TIMES, "stage": AT[2], "context": net.context(latents()), "below": noisy(8)}
-    base = net(**told)
+    net = network(previous=True, null_latent=True)
+    told = {"x": noisy(), "u": TIMES, "downscale": 2, "context": net.context(latents()), "lower": noisy(8)}
+    base = evaluate(net, **told)
     for change in (
         {"x": -told["x"]},
         {"u": TIMES + 0.1},
-        {"stage": AT[1]},
+        {"downscale": 1},
         {"context": net.context(-latents())},
-        {"below": None},
+        {"lower": None},
     ):
-        assert not torch.allclose(net(**told | change), base, atol=1e-4), list(change)
+        assert not torch.allclose(evaluate(net, **told | change), base, atol=1e-4), list(change)
 
 
 def test_every_latent_token_reaches_every_patch():
     net = network()
-    base = net(noisy(), TIMES, AT[2], net.context(latents()))
+    base = evaluate(net, noisy(), net.context(latents()), downscale=2)
     for token in range(6):
         changed = latents()
         changed[:, token] += 1
-        moved = (net(noisy(), TIMES, AT[2], net.context(changed)) - base).abs()
+        moved = (evaluate(net, noisy(), net.context(changed), downscale=2) - base).abs()
         assert moved.unflatten(2, (4, 4)).unflatten(4, (4, 4)).amax((1, 3, 5)).min() > 1e-5
 
 
@@ -86,46 +96,52 @@ def test_latent_tokens_without_positions_may_come_in_any_order():
     order = torch.tensor([3, 0, 4, 1, 5, 2])
     for kind, same in (("none", True), ("1d", False), ("cross", False), ("grid", False)):
         net = network(latent_positions=kind)
-        found = [net(noisy(), TIMES, AT[2], net.context(z)) for z in (latents(), latents()[:, order])]
+        found = [evaluate(net, noisy(), net.context(z), downscale=2) for z in (latents(), latents()[:, order])]
         assert torch.allclose(*found, atol=1e-4, rtol=1e-4) == same, kind
 
 
 @pytest.mark.parametrize("head_width", [0, 4])
 @pytest.mark.parametrize("prediction", ["clean", "velocity"])
 def test_fresh_weights_add_nothing(prediction, head_width):
-    for below in (False, True):
-        net = MMDiTDecoder(config(prediction=prediction, below=below, head_width=head_width), LAYOUT)
+    for previous in (False, True):
+        net = MMDiTDecoder(config(prediction=prediction, previous=previous, head_width=head_width), LAYOUT)
         lower = noisy(8)
-        expected = up(lower) if below and prediction == "clean" else torch.zeros_like(noisy())
-        assert torch.equal(net(noisy(), TIMES, AT[2], net.context(latents()), lower), expected)
-        assert not net(noisy(), TIMES, AT[4], net.context(latents())).any()
+        found = evaluate(net, noisy(), net.context(latents()), downscale=2, lower=lower)
+        first = evaluate(net, noisy(), net.context(latents()), downscale=8)
+        if prediction == "clean":
+            assert torch.equal(found, up(lower) if previous else torch.zeros_like(noisy()))
+            assert not first.any()
+        else:  # no velocity: the clean image is what is left of the noisy one without noise
+            for clean, downscale in ((found, 2), (first, 8)):
+                velocity = velocity_from_clean(noisy(), clean, TIMES, AT[downscale])
+                torch.testing.assert_close(velocity, torch.zeros_like(velocity), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("tokens", [4, 8])
-def test_a_linear_part_drafts_the_image_cell_by_cell_and_the_network_adds_to_it(tokens):
-    net = MMDiTDecoder(config(linear=True, below=True), TokenLayout(tokens=tokens, channels=4, side=32))
+def test_a_linear_part_estimates_the_image_cell_by_cell_and_the_network_adds_to_it(tokens):
+    net = MMDiTDecoder(config(linear=True, previous=True), TokenLayout(tokens=tokens, channels=4, side=32))
     context = net.context(normal((2, tokens, 4), generator(1)))
-    assert context.draft.shape == (2, 3, 32, 32)
+    assert context.initial.shape == (2, 3, 32, 32)
     rows, columns = 2, tokens // 2
     cells = net.linear(normal((2, tokens, 4), generator(1))).view(2, rows, columns, 3, 16, 32 // columns)
-    assert torch.equal(context.draft, cells.permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 32, 32))
-    assert torch.equal(net(noisy(32), TIMES, AT[1], context, None), context.draft)
+    assert torch.equal(context.initial, cells.permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 32, 32))
+    assert torch.equal(evaluate(net, noisy(32), context, downscale=1), context.initial)
     lower = noisy(8)
-    found = net(noisy(16), TIMES, AT[2], context, lower)
+    found = evaluate(net, noisy(16), context, downscale=2, lower=lower)
     torch.testing.assert_close(down(found), lower)
-    torch.testing.assert_close(found - up(lower), down(context.draft, 2) - up(down(context.draft, 4)))
+    torch.testing.assert_close(found - up(lower), down(context.initial, 2) - up(down(context.initial, 4)))
     alone = MMDiTDecoder(config(linear=True), TokenLayout(tokens=tokens, channels=4, side=32))
     context = alone.context(latents()[:, :1].expand(-1, tokens, -1))
-    assert torch.equal(alone(noisy(16), TIMES, AT[2], context, lower), down(context.draft, 2))  # not told what is below
+    assert torch.equal(evaluate(alone, noisy(16), context, lower=lower), down(context.initial, 2))  # not told of it
 
 
-def test_a_draft_starts_from_the_synthesis_of_a_linear_code():
+def test_an_initial_estimate_starts_from_the_synthesis_of_a_linear_code():
     net = MMDiTDecoder(config(linear=True), TokenLayout(tokens=4, channels=4, side=32))
     synthesis, mean = normal((4, 3 * 16 * 16), generator(3)), normal((3 * 16 * 16,), generator(4))
     net.start_from_synthesis(synthesis, mean)
     z = normal((1, 4, 4), generator(5))
     top_left = (z[0, 0] @ synthesis + mean).view(3, 16, 16)
-    torch.testing.assert_close(net.context(z).draft[0, :, :16, :16], top_left)
+    torch.testing.assert_close(net.context(z).initial[0, :, :16, :16], top_left)
 
 
 def test_tokens_that_no_grid_of_cells_fits_are_refused():
@@ -133,10 +149,12 @@ def test_tokens_that_no_grid_of_cells_fits_are_refused():
         MMDiTDecoder(config(linear=True), LAYOUT)
 
 
-def test_a_network_that_takes_nothing_from_below_ignores_it():
-    net = network(below=False)
+def test_a_network_that_takes_nothing_from_the_stage_before_ignores_it():
+    net = network(previous=False)
     context = net.context(latents())
-    assert torch.equal(net(noisy(), TIMES, AT[2], context, noisy(8)), net(noisy(), TIMES, AT[2], context, None))
+    assert torch.equal(
+        evaluate(net, noisy(), context, downscale=2, lower=noisy(8)), evaluate(net, noisy(), context, downscale=2)
+    )
 
 
 def test_a_dropped_latent_is_as_if_there_was_none():
@@ -163,7 +181,7 @@ def flops(settings: MMDiTDecoderConfig, layout: TokenLayout, side: int) -> dict[
         context = net.context(torch.empty(1, layout.tokens, layout.channels))
         counter = FlopCounterMode(display=False)
         with counter:
-            net(torch.empty(1, 3, side, side), torch.empty(1), AT[layout.side // side], context)
+            net(torch.empty(1, 3, side, side), torch.empty(1), AT[layout.side // side], context, None)
     counts = {name: sum(count.values()) for name, count in counter.get_flop_counts().items()}
 
     def of(*parts: str) -> int:
@@ -211,7 +229,7 @@ def test_a_latent_is_read_once_for_all_stages():
     context = net.context(latents())
     assert count_flops(lambda: net.context(latents())) == 2 * 2 * 6 * 4 * 16
     with FlopCounterMode(display=False) as counter:
-        net(noisy(), TIMES, AT[2], context)
+        evaluate(net, noisy(), context)
     assert not any(name.endswith(".read") for name in counter.get_flop_counts())
 
 

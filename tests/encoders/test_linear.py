@@ -4,7 +4,7 @@ from torch import nn
 
 from stepladder.encoders.linear import principal_components, start_from_principal_components
 from stepladder.errors import ConfigError
-from stepladder.randomness import generator, normal
+from stepladder.sampling.randomness import generator, normal
 
 
 def images_of_cells(cells: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 from stepladder.encoders import MMDiTEncoder, MMDiTEncoderConfig, build_encoder, latent_layout
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
-from stepladder.randomness import generator, normal
+from stepladder.sampling.randomness import generator, normal
 
 
 def config(**changes) -> MMDiTEncoderConfig:

@@ -23,11 +23,11 @@ from examples.generation.model import NetworkConfig, Prior, PriorConfig, load_pr
 from examples.generation.sampling import MAX_SEED, decoder_seeds, draw, evaluations
 from examples.generation.training import Run, flow_loss, train
 from stepladder import CheckpointError, ConfigError, Tokenizer, presets
-from stepladder.decoders import GuidanceConfig
 from stepladder.errors import DataError, OutputError
 from stepladder.images import load_image, to_tensor
 from stepladder.losses import LocalTimes
-from stepladder.randomness import generator
+from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.sampling.randomness import generator
 from stepladder.training.config import OptimiserConfig
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stepladder.losses import DiscriminatorHeads, balanced_gradient, discriminator_loss, student_loss
-from stepladder.randomness import generator
+from stepladder.sampling.randomness import generator
 
 CHANNELS = (4, 6)
 

@@ -1,32 +1,19 @@
 """Distillation of a teacher's steps to one: what an exact student pays, and what teacher and student are shown."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from denoiser_fakes import Exact
 from stepladder.errors import ConfigError
-from stepladder.losses import renoised_climb, shared_start_climb
-from stepladder.randomness import generator
-from stepladder.samplers import Prediction
-from stepladder.stages import Stage, StageSchedule, down, velocity_from_clean
+from stepladder.losses import renoised_rollout, shared_start_rollout
+from stepladder.sampling.randomness import generator
+from stepladder.sampling.scales import down
+from stepladder.sampling.stages import StageSchedule
 
 SHAPE = (4, 3, 16, 24)
 STEPS = 3
-
-
-class Exact:
-    """Knows the image, up to an offset; notes what it was shown."""
-
-    def __init__(self, images: torch.Tensor, offset: float = 0.0) -> None:
-        self.images = images
-        self.offset = torch.tensor(offset, requires_grad=True)
-        self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self.below: list[torch.Tensor | None] = []
-
-    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
-        self.shown.append((stage.index, u, x.detach()))
-        self.below.append(below)
-        clean = down(self.images, stage.downscale) + self.offset
-        return Prediction(clean=clean, velocity=velocity_from_clean(x, clean, u, stage))
 
 
 @pytest.fixture
@@ -36,14 +23,14 @@ def images() -> torch.Tensor:
 
 def regress(student: Exact, teacher: Exact, stages: int, *, unrolled: bool = False, steps: int = STEPS):
     schedule = StageSchedule.uniform(stages)
-    return shared_start_climb(
+    return shared_start_rollout(
         student, teacher, schedule, shape=SHAPE, generator=generator(1), teacher_steps=steps, unrolled=unrolled
     )
 
 
-def climb(student: Exact, teacher: Exact, stages: int, *, steps: int = STEPS):
+def renoised(student: Exact, teacher: Exact, stages: int, *, steps: int = STEPS):
     schedule = StageSchedule.uniform(stages)
-    return renoised_climb(student, teacher, schedule, shape=SHAPE, generator=generator(1), teacher_steps=steps)
+    return renoised_rollout(student, teacher, schedule, shape=SHAPE, generator=generator(1), teacher_steps=steps)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
@@ -51,7 +38,7 @@ def climb(student: Exact, teacher: Exact, stages: int, *, steps: int = STEPS):
 def test_a_student_that_knows_the_image_pays_nothing(images, stages, unrolled):
     for found in (
         regress(Exact(images), Exact(images), stages, unrolled=unrolled),
-        climb(Exact(images), Exact(images), stages),
+        renoised(Exact(images), Exact(images), stages),
     ):
         assert [error.item() for error in found.errors] == pytest.approx([0] * stages, abs=1e-8)
         torch.testing.assert_close(found.image, images, atol=1e-4, rtol=0)
@@ -59,7 +46,7 @@ def test_a_student_that_knows_the_image_pays_nothing(images, stages, unrolled):
 
 @pytest.mark.parametrize("stages", [1, 3])
 def test_a_student_takes_one_step_where_its_teacher_takes_several(images, stages):
-    for recipe in (regress, climb):
+    for recipe in (regress, renoised):
         student, teacher = Exact(images), Exact(images)
         recipe(student, teacher, stages)
         assert [index for index, *_ in student.shown] == list(range(stages))
@@ -79,8 +66,8 @@ def test_regression_starts_teacher_and_student_from_the_same_state(images):
 def test_the_next_stage_starts_from_the_teacher_or_unrolled_from_the_student(images, unrolled):
     student, teacher = Exact(images, 0.25), Exact(images)
     regress(student, teacher, 3, unrolled=unrolled)
-    for downscale, below in zip((4, 2), student.below[1:], strict=True):
-        torch.testing.assert_close(below, down(images, downscale) + (0.25 if unrolled else 0.0))
+    for downscale, previous in zip((4, 2), student.previous[1:], strict=True):
+        torch.testing.assert_close(previous, down(images, downscale) + (0.25 if unrolled else 0.0))
 
 
 def test_the_regression_error_is_that_of_the_image_at_every_stage(images):
@@ -98,14 +85,14 @@ def test_regression_sends_gradients_to_the_student_of_each_stage_alone(images):
     torch.stack(found.errors).sum().backward()
     assert student.offset.grad is not None
     assert teacher.offset.grad is None
-    assert all(below is None or not below.requires_grad for below in student.below)
+    assert all(previous is None or not previous.requires_grad for previous in student.previous)
 
 
 def test_the_teacher_is_told_the_noise_level_that_it_gets(images):
     big = images.repeat(1, 1, 8, 8)
     schedule = StageSchedule.uniform(3)
     teacher = Exact(big)
-    renoised_climb(Exact(big), teacher, schedule, shape=big.shape, generator=generator(1), teacher_steps=2)
+    renoised_rollout(Exact(big), teacher, schedule, shape=big.shape, generator=generator(1), teacher_steps=2)
     for index, u, x in teacher.shown[::2]:
         stage = schedule.stages[index]
         clean = down(big, stage.downscale)
@@ -118,28 +105,43 @@ def test_the_teacher_is_told_the_noise_level_that_it_gets(images):
 
 def test_the_renoised_times_differ_between_images_and_lie_in_range(images):
     teacher = Exact(images)
-    climb(Exact(images), teacher, 3)
+    renoised(Exact(images), teacher, 3)
     for _, u, _ in teacher.shown[::STEPS]:
         assert sorted((u * 4).ceil().tolist()) == [1, 2, 3, 4]
 
 
 def test_the_renoised_error_is_weighted_by_one_over_one_plus_u(images):
     student, teacher = Exact(images, 0.1), Exact(images)
-    found = climb(student, teacher, 3)
+    found = renoised(student, teacher, 3)
     for error, (_, u, _) in zip(found.errors, teacher.shown[::STEPS], strict=True):
         assert error.item() == pytest.approx((0.01 / (1 + u)).mean().item(), rel=1e-3)
 
 
-def test_gradients_flow_through_the_whole_climb_but_never_to_the_teacher(images):
+def test_gradients_flow_through_the_whole_rollout_but_never_to_the_teacher(images):
     student, teacher = Exact(images, 0.1), Exact(images, 0.0)
-    found = climb(student, teacher, 3)
+    found = renoised(student, teacher, 3)
     found.image.mean().backward()
-    assert all(below is None or below.requires_grad for below in student.below)
-    assert all(below is None or not below.requires_grad for below in teacher.below)
+    assert all(previous is None or previous.requires_grad for previous in student.previous)
+    assert all(previous is None or not previous.requires_grad for previous in teacher.previous)
     assert teacher.offset.grad is None
 
 
-@pytest.mark.parametrize("recipe", [regress, climb])
+@pytest.mark.parametrize("recipe", [regress, renoised])
 def test_a_teacher_of_one_step_is_refused(images, recipe):
     with pytest.raises(ConfigError, match=r"Teacher steps 1 is less than 2.*Pass 2 or more"):
         recipe(Exact(images), Exact(images), 3, steps=1)
+
+
+def test_both_see_features_of_their_own(images):
+    class HandsOn(Exact):
+        def __init__(self, name: float) -> None:
+            super().__init__(images)
+            self.name = name
+
+        def __call__(self, x, u, stage, previous):
+            if previous is not None:
+                assert [part.item() for part in previous.features] == [self.name]
+            return replace(super().__call__(x, u, stage, previous), features=(torch.tensor(self.name),))
+
+    for recipe in (regress, renoised):
+        recipe(HandsOn(1.0), HandsOn(2.0), 3)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FlowTarget, LocalTimes, draw_stages, ladder_loss, sigmoid_weight
-from stepladder.randomness import generator
-from stepladder.samplers import Prediction
-from stepladder.stages import Stage, StageSchedule, down, velocity_from_clean
+from stepladder.sampling.denoiser import Denoised
+from stepladder.sampling.randomness import generator
+from stepladder.sampling.scales import down
+from stepladder.sampling.stages import Stage, StageSchedule
 
 TARGETS = get_args(FlowTarget)
 
@@ -21,10 +22,10 @@ class Biased:
         self.images, self.error = images, error
         self.shown: list[tuple[int, tuple[int, ...]]] = []
 
-    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage, below: torch.Tensor | None) -> Prediction:
+    def __call__(self, x: torch.Tensor, u: torch.Tensor, stage: Stage, previous: Denoised | None) -> Denoised:
         self.shown.append((stage.index, tuple(x.shape)))
         clean = down(self.images, stage.downscale) + self.error
-        return Prediction(clean=clean, velocity=velocity_from_clean(x, clean, u, stage, floor=NOISE_FLOOR_IN_TRAINING))
+        return Denoised(clean)
 
 
 class Blurred:
@@ -55,7 +56,7 @@ def test_an_exact_denoiser_has_no_loss_at_any_stage(images, num_stages, target):
     assert len(parts.flow) == num_stages
     assert all(part.item() == pytest.approx(0, abs=1e-8) for part in parts.flow)
     assert parts.perceptual.item() == pytest.approx(0, abs=1e-8)
-    assert parts.draft == 0
+    assert parts.initial == 0
 
 
 def test_every_stage_is_run_once_at_its_own_side(images):
@@ -70,7 +71,7 @@ def test_the_clean_loss_is_the_mean_squared_error_of_the_image(images):
     draws = draw_stages(schedule, images, generator(1))
     parts = ladder_loss(Biased(images, 0.5), schedule, images, images + 0.1, draws, target="clean", features=None)
     assert [part.item() for part in parts.flow] == pytest.approx([0.25] * 3)
-    assert parts.draft.item() == pytest.approx(0.01, rel=1e-4)
+    assert parts.initial.item() == pytest.approx(0.01, rel=1e-4)
     assert parts.perceptual == 0
 
 
@@ -107,19 +108,19 @@ def test_the_perceptual_part_is_that_of_the_last_stage(images):
     schedule = StageSchedule.uniform(2)
     draws = draw_stages(schedule, images, generator(1))
 
-    def wrong_at_the_first_stage(x, u, stage, below):
-        return Biased(images, 0.5 if stage.index == 0 else 0.0)(x, u, stage, below)
+    def wrong_at_the_first_stage(x, u, stage, previous):
+        return Biased(images, 0.5 if stage.index == 0 else 0.0)(x, u, stage, previous)
 
     parts = ladder_loss(wrong_at_the_first_stage, schedule, images, images, draws, target="clean", features=Blurred())
     assert parts.perceptual.item() == pytest.approx(0, abs=1e-6)
     assert parts.flow[0] > 0.1
 
 
-def test_without_a_draft_there_is_no_loss_of_it(images):
+def test_without_an_initial_estimate_there_is_no_loss_of_it(images):
     schedule = StageSchedule.uniform(2)
     draws = draw_stages(schedule, images, generator(1))
     parts = ladder_loss(Biased(images, 0.1), schedule, images, None, draws, target="clean", features=None)
-    assert parts.draft is None
+    assert parts.initial is None
     assert [part.item() for part in parts.flow] == pytest.approx([0.01] * 2, rel=1e-4)
 
 
@@ -155,10 +156,10 @@ def test_the_weighted_loss_is_finite_on_the_closed_time_range(images, num_stages
 def test_what_a_stage_finds_is_handed_to_the_next_without_a_gradient(images):
     schedule, handed = StageSchedule.uniform(3), []
 
-    def watched(x, u, stage, below):
-        handed.append(below)
+    def watched(x, u, stage, previous):
+        handed.append(previous)
         images.requires_grad_()
-        return Biased(images, 0.25)(x, u, stage, below)
+        return Biased(images, 0.25)(x, u, stage, previous)
 
     ladder_loss(
         watched,
@@ -170,9 +171,9 @@ def test_what_a_stage_finds_is_handed_to_the_next_without_a_gradient(images):
         features=None,
     )
     assert handed[0] is None
-    for below, downscale in zip(handed[1:], (4, 2), strict=True):
-        torch.testing.assert_close(below, down(images, downscale) + 0.25)
-        assert not below.requires_grad
+    for previous, downscale in zip(handed[1:], (4, 2), strict=True):
+        torch.testing.assert_close(previous.clean, down(images, downscale) + 0.25)
+        assert not previous.clean.requires_grad
 
 
 def test_a_shift_below_one_draws_low_noise_levels_more_often(images):

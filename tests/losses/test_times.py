@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stepladder.losses import LocalTimes, sigmoid_weight
-from stepladder.randomness import generator, uniform
+from stepladder.sampling.randomness import generator, uniform
 
 LOGNORMAL = LocalTimes(distribution="lognormal", location=-0.5, scale=0.8)
 

@@ -6,7 +6,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from stepladder.nn.rotary import grid_angles, rotate, token_angles, turns
-from stepladder.randomness import generator, normal
+from stepladder.sampling.randomness import generator, normal
 
 KINDS = ["none", "1d", "cross", "grid"]
 PAIRS = 8

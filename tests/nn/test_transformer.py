@@ -5,7 +5,7 @@ from torch import nn
 from stepladder.errors import ConfigError
 from stepladder.nn.rotary import grid_angles, token_angles, turns
 from stepladder.nn.transformer import AdaptiveNorm, JointBlock, SwiGLU, check_transformer, run_blocks
-from stepladder.randomness import generator, normal
+from stepladder.sampling.randomness import generator, normal
 
 WIDTH, HEADS = 16, 2
 PAIRS = WIDTH // HEADS // 2

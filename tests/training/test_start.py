@@ -64,12 +64,12 @@ def test_principal_components_start_with_a_good_draft_and_white_latents(make_con
     tokenizer = make_tokenizer(config).eval()
     images = torch.cat([next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))])
     code = tokenizer.encode(images)
-    draft = tokenizer.decoder.context(code.latent).draft
+    draft = tokenizer.decoder.network.context(code.latent).initial
     assert psnr(quantise(draft), quantise(images)).mean() > 35
     assert code.latent.mean(dim=(0, 2, 3)).abs().max() < 0.25
     assert code.latent.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.25
     fresh = make_tokenizer(make_config()).eval()
-    draft = fresh.decoder.context(fresh.encode(images).latent).draft
+    draft = fresh.decoder.network.context(fresh.encode(images).latent).initial
     assert psnr(quantise(draft), quantise(images)).mean() < 20
 
 
@@ -81,11 +81,11 @@ def test_tokens_start_with_a_good_draft_and_white_latents(make_config, source):
     assert code.latent.shape == (8, 16, 16)
     assert code.latent.mean(dim=(0, 1)).abs().max() < 0.25
     assert code.latent.std(dim=(0, 1)).sub(1).abs().max() < 0.25
-    draft = tokenizer.decoder.context(code.latent).draft
+    draft = tokenizer.decoder.network.context(code.latent).initial
     assert psnr(quantise(draft), quantise(images)).mean() > 35
     assert torch.allclose(tokenizer.decode(code, steps=1), draft.clamp(-1, 1), atol=1e-3)  # nothing is added yet
     fresh = make_tokenizer(replace(config, start=StartConfig())).eval()
-    draft = fresh.decoder.context(fresh.encode(images).latent).draft
+    draft = fresh.decoder.network.context(fresh.encode(images).latent).initial
     assert psnr(quantise(draft), quantise(images)).mean() < 20
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stepladder.bottlenecks.base import BottleneckOutput, LatentScale, channel_dim
 from stepladder.errors import ConfigError
-from stepladder.randomness import normal
+from stepladder.sampling.randomness import normal
 
 __all__ = ["GaussianPosterior", "KLBottleneck", "KLConfig"]
 

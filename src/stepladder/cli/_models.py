@@ -7,8 +7,8 @@ from stepladder.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from stepladder.decoders import GuidanceConfig
     from stepladder.models import ModelSpec
+    from stepladder.sampling.guidance import GuidanceConfig
     from stepladder.tokenizer import Tokenizer
 
 __all__ = ["describe_decode", "load_model", "pick_device"]

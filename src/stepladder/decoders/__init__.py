@@ -1,30 +1,28 @@
-"""Decoders: a network, what it predicts, and the ladder that it climbs."""
+"""Decoders: networks, and the ladder that they climb."""
 
+from stepladder.decoders.base import BoundNetwork, Context, DecoderNetwork, LadderDecoder
 from stepladder.decoders.convolutional import ConvDecoder, ConvDecoderConfig
-from stepladder.decoders.guidance import GuidanceConfig
-from stepladder.decoders.ladder import Context, DecoderNetwork, LadderDecoder, Prediction
 from stepladder.decoders.mmdit import MMDiTDecoder, MMDiTDecoderConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, Layout, TokenLayout
 
 __all__ = [
+    "BoundNetwork",
     "Context",
     "ConvDecoder",
     "ConvDecoderConfig",
     "DecoderConfig",
     "DecoderNetwork",
-    "GuidanceConfig",
     "LadderDecoder",
     "MMDiTDecoder",
     "MMDiTDecoderConfig",
-    "Prediction",
     "build_network",
 ]
 
 DecoderConfig = ConvDecoderConfig | MMDiTDecoderConfig
 
 
-def build_network(config: DecoderConfig, layout: Layout) -> ConvDecoder | MMDiTDecoder:
+def build_network(config: DecoderConfig, layout: Layout) -> DecoderNetwork:
     """The network that a config describes, for latents of a layout.
 
     Raises:

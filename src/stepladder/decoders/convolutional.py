@@ -1,21 +1,17 @@
 """A convolutional denoiser whose cost is linear in pixels, for images of any size.
 
-    latent  -> context: residual blocks on the grid of the latent give features and a draft image (once for a decode)
-    x, guess (at the scale of the stage)
+    latent  -> context: residual blocks on the grid of the latent give features and an initial estimate (once a decode)
+    x, base (at the scale of the stage)
             -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
-            -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and guess again -> image
+            -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and base again -> image
 
 Two grids of wide features do the work, where dense 3 x 3 convolutions are matrix products that run at the speed of the
 machine; only the thin head runs at full resolution, across the borders of patches, so that no grid of them shows. There
 are no positions and no statistics over the image: trained on crops, it decodes any size.
 
-The guess makes the start good: it is the draft, with its low frequencies replaced by what the stage before found,
-
-    guess = D + up(below - down(D)),    D the draft at the scale of the stage
-
-and with x-prediction the network adds to it. With last layers at zero the first estimate *is* the guess. Where the
-ladder knows what the latent leaves open, it is the best linear estimate from guess and noisy image
-(`stages.linear_estimate`), and the network adds to that in units of its error.
+The base makes the start good: the initial estimate, its low frequencies replaced by what the stage before found
+(`base.Context`). With x-prediction and last layers at zero, the network returns the best linear estimate from base and
+noisy image (`sampling.path.linear_estimate`), and it adds to that in units of its error.
 
 Features are brought to unit scale before the head, and modulations are bounded: otherwise features of a coarse stage,
 whose loss is small, can grow until the head saturates, and then no gradient ever brings the stage back.
@@ -30,11 +26,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stepladder.decoders.ladder import Context, PredictionKind
+from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ChannelNorm, Modulation, ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
-from stepladder.stages import LinearEstimate, Stage, down, linear_estimate
+from stepladder.sampling.denoiser import Denoised
+from stepladder.sampling.path import linear_estimate
+from stepladder.sampling.scales import down
+from stepladder.sampling.stages import Stage
 
 __all__ = ["ConvDecoder", "ConvDecoderConfig"]
 
@@ -68,6 +67,8 @@ class ConvDecoderConfig:
     bounded: bool = True
     """Whether modulations are bounded, and features are normalised and modulated before and in the head. False only in
     models that were released before this."""
+    hand_on_features: bool = False
+    """Whether a stage sees the features of the stage before beside its clean image."""
 
     def __post_init__(self) -> None:
         for name in ("width", "coarse_width", "context_width", "head_width", "embedding_width"):
@@ -80,11 +81,10 @@ class ConvDecoderConfig:
             raise ConfigError(f"Decoder embedding_width {self.embedding_width} is odd. Pass an even number.")
 
 
-class ConvDecoder(nn.Module):
-    """Noisy images (B, 3, h, w) to predictions of the same shape, given the context of a latent."""
+class ConvDecoder(DecoderNetwork):
+    """Noisy images (B, 3, h, w) to clean ones, given the context of a latent."""
 
     side_multiple = 2 * _PATCH
-    guidable = False
 
     def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
         super().__init__()
@@ -110,17 +110,25 @@ class ConvDecoder(nn.Module):
             self.norm = ChannelNorm(config.width)
             self.modulation = Modulation(embedding, config.width, bounded=True)
             self.head_modulation = Modulation(embedding, config.head_width, bounded=True)
+        if config.hand_on_features:
+            self.receive_norm = ChannelNorm(config.width)
+            self.receive = zero_init(nn.Conv2d(config.width, config.coarse_width, 1))
         self.to_head = nn.Conv2d(config.width, config.head_width * _PATCH**2, 1)
         self.head = nn.Conv2d(config.head_width + 6, config.head_width, 3, padding=1)
         self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
 
     @property
-    def linear(self) -> nn.Conv2d:
-        """The linear part of the draft."""
+    def linear(self) -> nn.Conv2d:  # type: ignore[override]
+        """The linear part of the initial estimate."""
         return self.reader.linear
 
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        """The last convolution."""
+        return (self.out,)
+
     def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
-        """Makes the first draft the linear decoding of a linear code: latent times matrix, plus mean."""
+        """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean."""
         self.reader.start_from_synthesis(synthesis, mean)
 
     @property
@@ -132,7 +140,7 @@ class ConvDecoder(nn.Module):
         return _PATCH * (2 * coarse + 1 + 2 * depth + 1)  # the way to 1/8, the blocks before it, the stem
 
     @property
-    def tile_margin(self) -> int:
+    def tile_margin(self) -> int:  # type: ignore[override]
         """A third of the reach: influence falls off like a bell curve, and of what is further away nothing shows.
 
         Reference: Understanding the Effective Receptive Field in Deep Convolutional Neural Networks (Luo et al., 2016),
@@ -142,15 +150,15 @@ class ConvDecoder(nn.Module):
         return -(-self.reach // (3 * multiple)) * multiple
 
     def context(self, latent: Float[Tensor, "b c h w"], dropped: Bool[Tensor, " b"] | None = None) -> Context:
-        """Reads a latent (B, c, h, w); its draft has the side of the image.
+        """Reads a latent (B, c, h, w); its initial estimate has the side of the image.
 
         Raises:
             ConfigError: If some latents shall be left out: there is nothing that stands for none.
         """
         if dropped is not None:
             raise ConfigError("Decoder 'conv' has no null latent, so none can be left out. Decode latents as they are.")
-        features, draft = self.reader(latent)
-        return Context(features=features, draft=draft)
+        features, initial = self.reader(latent)
+        return Context(features=features, initial=initial)
 
     def forward(
         self,
@@ -158,61 +166,69 @@ class ConvDecoder(nn.Module):
         u: Float[Tensor, " b"],
         stage: Stage,
         context: Context,
-        below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Predicts at one stage.
+        previous: Denoised | None,
+    ) -> Denoised:
+        """Estimates the clean image at one stage.
 
         Args:
             x: Noisy image; sides are multiples of 8.
             u: Local times in [0, 1], float32.
             stage: Which stage.
             context: From `context`.
-            below: Clean image of the stage before, at half the side of `x`; None at the first stage.
+            previous: What the stage before returned, at half the side of `x`; None at the first stage.
         """
-        guess = context.guess(stage.downscale, below)
-        estimate = self._linear_estimate(x, guess, u, stage)
+        base = context.base(stage, previous)
+        estimate = linear_estimate(x, base, u, stage)
+        dtype = self.stem.weight.dtype  # times and images stay in float32 until here
+        embedding = self._embedding(u, stage)
+        seen = torch.cat([estimate.innovation, base], dim=1).to(dtype)  # (B, 6, h, w)
+        features = self._features(seen, embedding, stage, context, previous)  # (B, width, h/4, w/4)
+        residual = self._head(features, seen, embedding)
+        if self.config.prediction == "clean":
+            residual = torch.addcmul(estimate.clean, residual.float(), estimate.deviation)
+        handed_on = (features,) if self.config.hand_on_features else ()
+        return Denoised(clean_from_prediction(residual, self.config.prediction, x, u, stage), handed_on)
+
+    def _embedding(self, u: Tensor, stage: Stage) -> Float[Tensor, "b e"]:
+        """Where on the ladder: noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
-        dtype = self.stem.weight.dtype  # times and images stay in float32 until here
-        embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, E)
-        seen = torch.cat([estimate.innovation, guess], dim=1).to(dtype)  # (B, 6, h, w)
-        pixels = F.pixel_shuffle(self._head_features(seen, embedding, stage, context), _PATCH)  # (B, head_width, h, w)
-        hidden = self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))
-        if self.config.bounded:
-            hidden = self.head_modulation(hidden, embedding)
-        residual: Tensor = self.out(F.silu(hidden))
-        if self.config.prediction == "velocity":
-            return residual
-        return torch.addcmul(estimate.clean, residual.float(), estimate.deviation)
+        place = self.noise_embedding(coordinate) + self.scale_embedding(scale)
+        embedding: Tensor = self.embed(place.to(self.stem.weight.dtype))
+        return embedding
 
-    def _linear_estimate(self, x: Tensor, guess: Tensor, u: Tensor, stage: Stage) -> LinearEstimate:
-        """What is known before the network looks: the guess, unless the ladder says what the latent leaves open."""
-        if stage.residual is None:
-            return LinearEstimate(clean=guess, deviation=torch.ones_like(u)[:, None, None, None], innovation=x)
-        return linear_estimate(x, guess, u, stage)
-
-    def _head_features(
-        self, seen: Tensor, embedding: Tensor, stage: Stage, context: Context
+    def _features(
+        self, seen: Tensor, embedding: Tensor, stage: Stage, context: Context, previous: Denoised | None
     ) -> Float[Tensor, "b c h w"]:
-        """Features of the head, on the grid of 1/4."""
-        features = _resample(self.inject(context.features), self.stride, _PATCH * stage.downscale)
-        h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + features  # (B, width, h/4, w/4)
+        """The two grids of wide features."""
+        injected = _resample(self.inject(context.features), self.stride, _PATCH * stage.downscale)
+        h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + injected  # (B, width, h/4, w/4)
         for block in self.before:
             h = block(h, embedding)
         low = self.coarsen(h)  # (B, coarse_width, h/8, w/8)
+        if self.config.hand_on_features and previous is not None:
+            low = low + self.receive(self.receive_norm(previous.features[0]))
         for block in self.coarse:
             low = block(low, embedding)
         h = h + F.interpolate(self.refine(low), scale_factor=2.0, mode="nearest")
         for block in self.after:
             h = block(h, embedding)
+        return h
+
+    def _head(self, features: Tensor, seen: Tensor, embedding: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Full resolution, across the borders of patches."""
         if self.config.bounded:
-            h = self.modulation(self.norm(h), embedding)
-        found: Tensor = self.to_head(F.silu(h))
-        return found
+            features = self.modulation(self.norm(features), embedding)
+        pixels = F.pixel_shuffle(self.to_head(F.silu(features)), _PATCH)  # (B, head_width, h, w)
+        hidden = self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))
+        if self.config.bounded:
+            hidden = self.head_modulation(hidden, embedding)
+        residual: Tensor = self.out(F.silu(hidden))
+        return residual
 
 
 class _LatentReader(nn.Module):
-    """Latent to features on its grid, and to a draft image by a linear map plus what the features add."""
+    """Latent to features on its grid, and to an initial estimate: a linear map plus what the features add."""
 
     def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
         super().__init__()
@@ -230,7 +246,7 @@ class _LatentReader(nn.Module):
 
     @torch.no_grad()
     def start_from_synthesis(self, synthesis: Float[Tensor, "c patch"], mean: Float[Tensor, " patch"]) -> None:
-        """Makes the first draft the linear decoding of a linear code: latent times matrix, plus mean."""
+        """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean."""
         assert self.linear.bias is not None
         self.linear.weight.zero_()
         self.linear.weight[:, :, 1, 1] = synthesis.T

@@ -7,10 +7,11 @@ The patch has the same number of pixels at every scale, so a stage at half the s
 stages never pay for fine ones. The latent stream has the same length at every stage.
 
 With a head, two convolutions add to the image that the patches make, given a few features at each pixel and x: they
-work across the borders of patches, so that no grid of them shows. With `below`, the network also sees the clean image
-of the stage before, enlarged, and adds to it: what a jump hides in noise is not lost. With a linear part, each latent
-token makes a draft of its cell of the image by a linear layer, which can start from principal components, and the
-network adds to that, its low frequencies replaced by `below`. The networks of the paper do without all three.
+work across the borders of patches, so that no grid of them shows. With `previous`, the network also sees the clean
+image of the stage before, enlarged, and adds to it: what a jump hides in noise is not lost. With a linear part, each
+latent token estimates its cell of the image by a linear layer, which can start from principal components, and the
+network adds to that, its low frequencies replaced by the clean image of the stage before. The networks of the paper do
+without all three.
 
 Reference: arXiv 2603.19570; Scaling Rectified Flow Transformers (Esser et al., 2024), https://arxiv.org/abs/2403.03206
 """
@@ -24,14 +25,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stepladder.decoders.ladder import Context, PredictionKind
+from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout, token_cell
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
 from stepladder.nn.transformer import AdaptiveNorm, JointBlock, check_transformer, run_blocks
-from stepladder.stages import Stage, up
+from stepladder.sampling.denoiser import Denoised
+from stepladder.sampling.path import LinearEstimate, linear_estimate
+from stepladder.sampling.scales import up
+from stepladder.sampling.stages import Stage
 
 __all__ = ["MMDiTDecoder", "MMDiTDecoderConfig"]
 
@@ -58,10 +62,10 @@ class MMDiTDecoderConfig:
     """Rotary positions of the latent tokens: 'none', '1d', 'cross' (a row below the image) or 'grid' (over it)."""
     head_width: int = 0
     """Channels of the convolutions at full resolution; 0 for none, and a linear layer from patches to pixels."""
-    below: bool = False
+    previous: bool = False
     """Whether it sees the clean image of the stage before."""
     linear: bool = False
-    """Whether latent tokens, spread over the image, make a draft of it by a linear layer, to which the network adds."""
+    """Whether latent tokens, spread over the image, estimate it by a linear layer, to which the network adds."""
     null_latent: bool = False
     """Whether it has a learned latent that stands for none: context dropout and guidance need it."""
 
@@ -71,15 +75,14 @@ class MMDiTDecoderConfig:
             raise ConfigError(f"Decoder head_width {self.head_width} is negative. Pass 0 for none; usual value: 16.")
 
 
-class MMDiTDecoder(nn.Module):
-    """Noisy images (B, 3, h, w) to predictions of the same shape, given the context of a latent."""
+class MMDiTDecoder(DecoderNetwork):
+    """Noisy images (B, 3, h, w) to clean ones, given the context of a latent."""
 
-    tile_margin = None
+    can_checkpoint = True
 
     def __init__(self, config: MMDiTDecoderConfig, layout: TokenLayout) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
         width = config.width
         self.read = nn.Linear(layout.channels, width)
         self.null = nn.Parameter(torch.randn(layout.tokens, layout.channels)) if config.null_latent else None
@@ -88,12 +91,12 @@ class MMDiTDecoder(nn.Module):
         self.scale_embedding = ScalarEmbedding(_FREQUENCIES, max_turns=4.0)
         self.embed = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
-        self.linear: nn.Linear | None = None
+        self.linear = None
         if config.linear:
             self.side, self.cell = layout.side, token_cell(layout.tokens, layout.side)
             self.linear = nn.Linear(layout.channels, 3 * self.cell[0] * self.cell[1])
 
-        seen = 6 if config.below or config.linear else 3
+        seen = 6 if config.previous or config.linear else 3
         self.stem = nn.Linear(seen * config.patch**2, width)
         self.blocks = nn.ModuleList(
             JointBlock(width, config.heads, embedding=width, last=i == config.depth - 1) for i in range(config.depth)
@@ -111,12 +114,17 @@ class MMDiTDecoder(nn.Module):
         return self.config.patch
 
     @property
-    def guidable(self) -> bool:
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        """The last linear layer, and the last convolution of the head."""
+        return (self.out, self.from_head) if self.config.head_width else (self.out,)
+
+    @property
+    def guidable(self) -> bool:  # type: ignore[override]
         """Whether it has a null latent."""
         return self.null is not None
 
     def context(self, latent: Float[Tensor, "b n d"], dropped: Bool[Tensor, " b"] | None = None) -> Context:
-        """Reads a latent (B, N, D); there is a draft if there is a linear part.
+        """Reads a latent (B, N, D); with a linear part there is an initial estimate.
 
         Args:
             latent: Tokens.
@@ -132,17 +140,20 @@ class MMDiTDecoder(nn.Module):
                     "train it with loss.context_dropout."
                 )
             latent = torch.where(dropped[:, None, None], self.null.to(latent.dtype), latent)
-        draft = None
+        initial = None
         if self.linear is not None:
             cells = self.linear(latent).transpose(1, 2).float()  # (B, 3 x rows x columns of a cell, N)
-            draft = F.fold(cells, (self.side, self.side), self.cell, stride=self.cell)
-        return Context(features=self.read(latent), draft=draft)
+            initial = F.fold(cells, (self.side, self.side), self.cell, stride=self.cell)
+        return Context(features=self.read(latent), initial=initial)
 
     @torch.no_grad()
     def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
-        """Makes the first draft the linear decoding of a linear code: latent times matrix, plus mean."""
-        assert self.linear is not None
+        """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean."""
+        if self.linear is None:
+            super().start_from_synthesis(synthesis, mean)
+            return
         self.linear.weight.copy_(synthesis.T)
+        assert self.linear.bias is not None
         self.linear.bias.copy_(mean)
 
     def forward(
@@ -151,35 +162,54 @@ class MMDiTDecoder(nn.Module):
         u: Float[Tensor, " b"],
         stage: Stage,
         context: Context,
-        below: Float[Tensor, "b 3 h//2 w//2"] | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Predicts at one stage.
+        previous: Denoised | None,
+    ) -> Denoised:
+        """Estimates the clean image at one stage.
 
         Args:
             x: Noisy image; sides are multiples of the patch.
             u: Local times in [0, 1], float32.
             stage: Which stage.
             context: From `context`.
-            below: Clean image of the stage before, at half the side of `x`; None at the first stage.
+            previous: What the stage before returned, at half the side of `x`; None at the first stage.
         """
         config = self.config
-        below = below if config.below else None
+        base = self._base(x, stage, context, previous if config.previous else None)
         if config.linear:
-            guess = context.guess(stage.downscale, below)
-        else:
-            guess = torch.zeros_like(x) if below is None else up(below)
+            estimate = linear_estimate(x, base, u, stage)
+        else:  # the latent has not been read yet: what it leaves open is not what is left of the base
+            estimate = LinearEstimate(clean=base, deviation=torch.ones_like(u)[:, None, None, None], innovation=x)
+        embedding = self._embedding(u, stage)
+        sees_base = config.previous or config.linear
+        seen = torch.cat([estimate.innovation, base], dim=1) if sees_base else estimate.innovation
+        residual = self._residual(seen.to(self.stem.weight.dtype), embedding, context)
+        if config.prediction == "clean":
+            residual = torch.addcmul(estimate.clean, residual.float(), estimate.deviation)
+        return Denoised(clean_from_prediction(residual, config.prediction, x, u, stage))
+
+    def _base(self, x: Tensor, stage: Stage, context: Context, previous: Denoised | None) -> Float[Tensor, "b 3 h w"]:
+        if self.config.linear:
+            return context.base(stage, previous)
+        return torch.zeros_like(x) if previous is None else up(previous.clean)
+
+    def _embedding(self, u: Tensor, stage: Stage) -> Float[Tensor, "b d"]:
+        """Where on the ladder: noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
-        dtype = self.stem.weight.dtype  # times and images stay in float32 until here
-        embedding = self.embed((self.noise_embedding(coordinate) + self.scale_embedding(scale)).to(dtype))  # (B, D)
-        seen = (torch.cat([x, guess], dim=1) if config.below or config.linear else x).to(dtype)
+        place = self.noise_embedding(coordinate) + self.scale_embedding(scale)
+        embedding: Tensor = self.embed(place.to(self.stem.weight.dtype))  # times stay in float32 until here
+        return embedding
+
+    def _residual(self, seen: Tensor, embedding: Tensor, context: Context) -> Float[Tensor, "b 3 h w"]:
+        """What the transformer, and the head if there is one, make of all that is seen."""
+        config = self.config
         patches = F.pixel_unshuffle(seen, config.patch)  # (B, c P P, h/P, w/P)
         rows, columns = patches.shape[2:]
         pairs = config.width // config.heads // 2
         latent = context.features
         angles = (
-            grid_angles(rows, columns, pairs, x.device),
-            token_angles(config.latent_positions, latent.shape[1], pairs, x.device),
+            grid_angles(rows, columns, pairs, seen.device),
+            token_angles(config.latent_positions, latent.shape[1], pairs, seen.device),
         )
         image = self.stem(patches.flatten(2).transpose(1, 2))  # (B, patches, D)
         image, _ = run_blocks(self.blocks, image, latent, angles, embedding, checkpointing=self.checkpointing)
@@ -189,7 +219,7 @@ class MMDiTDecoder(nn.Module):
             pixels = self._to_pixels(self.to_head(image), rows)  # (B, head_width, h, w)
             h = self.head(torch.cat([residual, pixels, seen.to(pixels.dtype)], dim=1))
             residual = residual + self.from_head(F.silu(h))
-        return residual + guess if config.prediction == "clean" else residual
+        return residual
 
     def _to_pixels(self, patches: Float[Tensor, "b n d"], rows: int) -> Float[Tensor, "b c h w"]:
         """Patches, row by row, to the image that they make."""

@@ -1,7 +1,7 @@
 """Losses: of a ladder, of its distillation, and those that a feature network gives."""
 
 from stepladder.losses.adversarial import DiscriminatorHeads, balanced_gradient, discriminator_loss, student_loss
-from stepladder.losses.distillation import Climb, check_teacher_steps, renoised_climb, shared_start_climb
+from stepladder.losses.distillation import Rollout, check_teacher_steps, renoised_rollout, shared_start_rollout
 from stepladder.losses.features import EfficientNetLite0, feature_network
 from stepladder.losses.ladder import (
     NOISE_FLOOR_IN_TRAINING,
@@ -16,7 +16,6 @@ from stepladder.losses.times import FlowWeighting, LocalTimes, TimeDistribution,
 
 __all__ = [
     "NOISE_FLOOR_IN_TRAINING",
-    "Climb",
     "DiscriminatorHeads",
     "EfficientNetLite0",
     "FeaturePyramid",
@@ -24,6 +23,7 @@ __all__ = [
     "FlowWeighting",
     "LadderLoss",
     "LocalTimes",
+    "Rollout",
     "StageDraw",
     "TimeDistribution",
     "balanced_gradient",
@@ -34,8 +34,8 @@ __all__ = [
     "feature_network",
     "ladder_loss",
     "perceptual_distance",
-    "renoised_climb",
-    "shared_start_climb",
+    "renoised_rollout",
+    "shared_start_rollout",
     "sigmoid_weight",
     "student_loss",
 ]

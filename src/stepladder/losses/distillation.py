@@ -7,12 +7,15 @@ N > 1 steps, by one of two recipes.
                    the teacher's:  |x_end - x_end'|^2 / (1-e)^2.  The next stage starts from where the teacher ended or,
                    unrolled, from where the student ended, as in decoding.
 
-    adversarial    The student climbs the whole ladder. At each stage its clean image X is noised again, to a random
+    adversarial    The student decodes all stages. At each stage its clean image X is noised again, to a random
                    local time u; the teacher, told that u, goes on from there to its own X':  c(u) |X - X'|^2 with
                    c(u) = 1 / (1+u).  The teacher thus says where an image like this one should be more likely, and a
                    discriminator on the last image (`adversarial`) says what is still missing.
 
-In the second, gradients flow through the whole climb, so a coarse stage also learns what serves the finer ones.
+In the second, gradients flow through the whole rollout, so a coarse stage also learns what serves the finer ones.
+
+Both networks see the same clean image of the stage before, and features, where a network hands some on, of their own:
+those of the other are not what it was trained on.
 
 Reference: SSDD (Vallaeys et al., 2025), https://arxiv.org/abs/2510.04961, for the first, at one scale; Adversarial
 Diffusion Distillation (Sauer et al., 2023), https://arxiv.org/abs/2311.17042, for the second, applied to every scale in
@@ -27,16 +30,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.errors import ConfigError
-from stepladder.randomness import normal, uniform
-from stepladder.samplers import Denoiser, enter, walk
-from stepladder.stages import StageSchedule, path
+from stepladder.sampling.denoiser import Denoised, Denoiser
+from stepladder.sampling.grids import time_grid
+from stepladder.sampling.path import path
+from stepladder.sampling.randomness import normal, uniform
+from stepladder.sampling.sampler import StageEnd, integrate, run_stages
+from stepladder.sampling.stages import Stage, StageSchedule
 
-__all__ = ["Climb", "check_teacher_steps", "renoised_climb", "shared_start_climb"]
+__all__ = ["Rollout", "check_teacher_steps", "renoised_rollout", "shared_start_rollout"]
+
+_ONE_STEP = (1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
-    """A student's way up the ladder, beside its teacher's word on it."""
+class Rollout:
+    """A decode of the student, beside its teacher's word on it."""
 
     errors: tuple[Float[Tensor, ""], ...]
     """Distance to the teacher at each stage, coarse first."""
@@ -44,7 +52,7 @@ class Climb:
     """The student's image at full resolution."""
 
 
-def shared_start_climb(
+def shared_start_rollout(
     student: Denoiser,
     teacher: Denoiser,
     schedule: StageSchedule,
@@ -53,7 +61,7 @@ def shared_start_climb(
     generator: torch.Generator,
     teacher_steps: int,
     unrolled: bool,
-) -> Climb:
+) -> Rollout:
     """The recipe `regress`.
 
     Args:
@@ -69,23 +77,26 @@ def shared_start_climb(
         ConfigError: If the teacher has one step.
     """
     check_teacher_steps(teacher_steps)
-    b, c, h, w = shape
-    x = normal((b, c, h // schedule.multiple, w // schedule.multiple), generator)
-    start = torch.ones(b, device=x.device)
-    below = None
-    errors = []
-    for stage in schedule.stages:
-        x = enter(x, stage, schedule, generator)
+    errors: list[Tensor] = []
+    found: StageEnd | None = None
+    wanted: StageEnd | None = None
+
+    def through(stage: Stage, x: Tensor, previous: Denoised | None) -> StageEnd:
+        nonlocal found, wanted
         with torch.no_grad():
-            wanted = walk(teacher, x, start, stage, below, teacher_steps)
-        found = walk(student, x, start, stage, below, 1)
+            grid = time_grid(teacher_steps, stage.time_shift)
+            wanted = integrate(teacher, x, stage, _with_features_of(wanted, previous), grid)
+        found = integrate(student, x, stage, _with_features_of(found, previous), _ONE_STEP)
         errors.append((found.x - wanted.x).square().mean() / (1 - stage.t_end) ** 2)
-        left = found if unrolled else wanted
-        x, below = left.x.detach(), left.clean.detach()
-    return Climb(errors=tuple(errors), image=found.clean)
+        return (found if unrolled else wanted).detach()
+
+    for _ in run_stages(through, schedule, shape=shape, generators=generator):
+        pass
+    assert found is not None
+    return Rollout(errors=tuple(errors), image=found.clean)
 
 
-def renoised_climb(
+def renoised_rollout(
     student: Denoiser,
     teacher: Denoiser,
     schedule: StageSchedule,
@@ -93,11 +104,11 @@ def renoised_climb(
     shape: Sequence[int],
     generator: torch.Generator,
     teacher_steps: int,
-) -> Climb:
+) -> Rollout:
     """The recipe `adversarial`, but for its discriminator.
 
     Args:
-        student: Called once for each stage, with gradients through the whole climb.
+        student: Called once for each stage, with gradients through the whole rollout.
         teacher: Called `teacher_steps` times for each stage, without; told the noise level that it gets.
         schedule: The ladder of both.
         shape: (B, C, H, W) of the images.
@@ -108,21 +119,22 @@ def renoised_climb(
         ConfigError: If the teacher has one step.
     """
     check_teacher_steps(teacher_steps)
-    b, c, h, w = shape
-    x = normal((b, c, h // schedule.multiple, w // schedule.multiple), generator)
-    start = torch.ones(b, device=x.device)
-    below = None
-    errors = []
-    for stage in schedule.stages:
-        x = enter(x, stage, schedule, generator)
-        found = walk(student, x, start, stage, below, 1)
-        u = 1 - uniform(b, generator)
+    errors: list[Tensor] = []
+    wanted: StageEnd | None = None
+
+    def through(stage: Stage, x: Tensor, previous: Denoised | None) -> StageEnd:
+        nonlocal wanted
+        found = integrate(student, x, stage, previous, _ONE_STEP)
+        u = 1 - uniform(x.shape[0], generator)
         with torch.no_grad():
             point = path(found.clean, normal(x.shape, generator), u, stage)
-            wanted = walk(teacher, point.x, u, stage, None if below is None else below.detach(), teacher_steps)
+            grid = time_grid(teacher_steps, stage.time_shift)
+            wanted = integrate(teacher, point.x, stage, _with_features_of(wanted, previous), grid, start=u)
         errors.append(((found.clean - wanted.clean).square().mean(dim=(1, 2, 3)) / (1 + u)).mean())
-        x, below = found.x, found.clean
-    return Climb(errors=tuple(errors), image=found.clean)
+        return found
+
+    *_, last = run_stages(through, schedule, shape=shape, generators=generator)
+    return Rollout(errors=tuple(errors), image=last.clean)
 
 
 def check_teacher_steps(steps: int) -> None:
@@ -136,3 +148,10 @@ def check_teacher_steps(steps: int) -> None:
             f"Teacher steps {steps} is less than 2. In one step a teacher knows no more than the student that starts "
             "from it. Pass 2 or more; usual values: 4 to 16."
         )
+
+
+def _with_features_of(end: StageEnd | None, previous: Denoised | None) -> Denoised | None:
+    """The clean image of the stage before, with the features that a network of its own left there; no history."""
+    if end is None or previous is None:
+        return None
+    return Denoised(previous.clean, end.denoised.features).detach()

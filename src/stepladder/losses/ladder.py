@@ -11,7 +11,7 @@ with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`, times the weight
 (`times`).
 
 Coarse stages run at their own side: they are never padded to the fine one. What the network finds at one stage is
-handed to the next as `below`, without a gradient: it has the errors that it will have when decoding.
+handed to the next as `previous`, without a gradient: it has the errors that it will have when decoding.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.flow import expand_time
 from stepladder.losses.perceptual import FeaturePyramid, perceptual_distance
 from stepladder.losses.times import FlowWeighting, LocalTimes, sigmoid_weight
-from stepladder.randomness import normal
-from stepladder.samplers import Denoiser, Prediction
-from stepladder.stages import PathPoint, Stage, StageSchedule, down, path
+from stepladder.sampling.denoiser import Denoised, Denoiser
+from stepladder.sampling.flow import expand_time
+from stepladder.sampling.path import PathPoint, path, velocity_from_clean
+from stepladder.sampling.randomness import normal
+from stepladder.sampling.scales import down
+from stepladder.sampling.stages import Stage, StageSchedule
 
 __all__ = ["NOISE_FLOOR_IN_TRAINING", "FlowTarget", "LadderLoss", "StageDraw", "draw_stages", "ladder_loss"]
 
@@ -52,8 +54,8 @@ class LadderLoss:
     """Mean squared error at each stage."""
     perceptual: Float[Tensor, ""]
     """Perceptual distance of the clean estimate at the last stage."""
-    draft: Float[Tensor, ""] | None
-    """Mean squared error of the draft image that the context holds; None if it holds none."""
+    initial: Float[Tensor, ""] | None
+    """Mean squared error of the initial estimate that the context holds; None if it holds none."""
 
 
 _UNIFORM = LocalTimes()
@@ -83,7 +85,7 @@ def ladder_loss(
     denoiser: Denoiser,
     schedule: StageSchedule,
     images: Float[Tensor, "b c H W"],
-    draft: Float[Tensor, "b c H W"] | None,
+    initial: Float[Tensor, "b c H W"] | None,
     draws: list[StageDraw],
     *,
     target: FlowTarget,
@@ -94,10 +96,10 @@ def ladder_loss(
     """The loss of a batch at all stages.
 
     Args:
-        denoiser: Called once for each stage; clamps its noise level at `NOISE_FLOOR_IN_TRAINING`.
+        denoiser: Called once for each stage.
         schedule: The ladder.
         images: Clean images in [-1, 1]; sides fit the coarsest stage.
-        draft: What the decoder made of the latents without noise; None if it makes nothing of them.
+        initial: The decoder's estimate from the latents alone; None if it makes none.
         draws: From `draw_stages`.
         target: What is compared.
         features: Network of the perceptual loss; None leaves that part at zero.
@@ -105,33 +107,34 @@ def ladder_loss(
         weighting_bias: Of the sigmoid weight.
     """
     flow = []
-    below = None
+    previous: Denoised | None = None
     clean_estimate = images
     for stage, draw in zip(schedule.stages, draws, strict=True):
         clean = down(images, stage.downscale)
         point = path(clean, draw.noise, draw.u, stage)
-        prediction = denoiser(point.x, draw.u, stage, below)
-        errors = _errors(prediction, point, clean, draw.u, stage, target)
+        denoised = denoiser(point.x, draw.u, stage, previous)
+        errors = _errors(denoised.clean, point, clean, draw.u, stage, target)
         if weighting == "sigmoid":
             errors = errors * expand_time(sigmoid_weight(_level(stage, draw.u), bias=weighting_bias), errors)
         flow.append(errors.mean())
-        clean_estimate = prediction.clean
-        below = clean_estimate.detach()
+        clean_estimate = denoised.clean
+        previous = denoised.detach()
     perceptual = images.new_zeros(())
     if features is not None:
         perceptual = perceptual_distance(features, clean_estimate, images).mean()
     return LadderLoss(
-        flow=tuple(flow), perceptual=perceptual, draft=None if draft is None else (draft - images).square().mean()
+        flow=tuple(flow), perceptual=perceptual, initial=None if initial is None else (initial - images).square().mean()
     )
 
 
 def _errors(
-    prediction: Prediction, point: PathPoint, clean: Tensor, u: Tensor, stage: Stage, target: FlowTarget
+    found: Tensor, point: PathPoint, clean: Tensor, u: Tensor, stage: Stage, target: FlowTarget
 ) -> Float[Tensor, "b ..."]:
     """What is compared: one number for each image, or for each of its pixels."""
     if target == "velocity":
-        return (prediction.velocity - point.velocity).square()
-    errors = (prediction.clean - clean).square().mean(dim=(1, 2, 3))
+        velocity = velocity_from_clean(point.x, found, u, stage, floor=NOISE_FLOOR_IN_TRAINING)
+        return (velocity - point.velocity).square()
+    errors = (found - clean).square().mean(dim=(1, 2, 3))
     return errors * (stage.t_start / _level(stage, u)) if target == "balanced" else errors
 
 

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.randomness import uniform
+from stepladder.sampling.randomness import uniform
 
 __all__ = ["FlowWeighting", "LocalTimes", "TimeDistribution", "sigmoid_weight"]
 

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from stepladder.errors import ConfigError
 from stepladder.losses import (
-    NOISE_FLOOR_IN_TRAINING,
     FeaturePyramid,
     LocalTimes,
     draw_stages,
     feature_network,
     ladder_loss,
 )
-from stepladder.randomness import generator
+from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import LossConfig, TrainConfig
 from stepladder.training.loop import run
@@ -77,7 +76,7 @@ class TokenizerObjective(Objective):
         principal_rate: float = 1.0,
     ) -> None:
         super().__init__(tokenizer, principal_rate=principal_rate)
-        if config.context_dropout and not tokenizer.decoder.guidable:
+        if config.context_dropout and not tokenizer.decoder.network.guidable:
             raise ConfigError(
                 f"loss.context_dropout {config.context_dropout} does not fit a decoder without a null latent. Use 0, "
                 "or set tokenizer.decoder.null_latent of a decoder of kind 'mmdit'."
@@ -110,12 +109,13 @@ class TokenizerObjective(Objective):
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             coded = self.tokenizer.bottleneck(self.tokenizer.encoder(images), draw)
         decoder, config = self.tokenizer.decoder, self.config
-        context = decoder.context(coded.latent, draw_dropped(decoder, coded.latent, config.context_dropout, draw))
+        dropped = draw_dropped(decoder.network, coded.latent, config.context_dropout, draw)
+        denoiser = decoder.network.bind(coded.latent, dropped)
         parts = ladder_loss(
-            decoder.denoiser(context, floor=NOISE_FLOOR_IN_TRAINING),
+            denoiser,
             decoder.schedule,
             images,
-            context.draft,
+            denoiser.context.initial,
             draw_stages(decoder.schedule, images, draw, times=self.times),
             target=config.target,
             features=self.features,
@@ -124,7 +124,7 @@ class TokenizerObjective(Objective):
         )
         loss = torch.stack(parts.flow).sum() + coded.loss + config.perceptual_weight * parts.perceptual
         losses = {f"flow_{i}": part for i, part in enumerate(parts.flow)} | {"perceptual": parts.perceptual}
-        if parts.draft is not None:
-            loss = loss + config.draft_weight * parts.draft
-            losses["draft"] = parts.draft
+        if parts.initial is not None:
+            loss = loss + config.draft_weight * parts.initial
+            losses["draft"] = parts.initial
         return loss, {"total": loss, **losses, "bottleneck": coded.loss, **coded.statistics}

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from stepladder.configs import structure, unstructure
 from stepladder.data import CropConfig
-from stepladder.decoders import GuidanceConfig
 from stepladder.errors import ConfigError
 from stepladder.losses import FlowTarget, FlowWeighting, TimeDistribution, check_teacher_steps
+from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import TokenizerConfig
 
 __all__ = [

@@ -16,22 +16,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stepladder.decoders import GuidanceConfig
 from stepladder.losses import (
-    Climb,
     DiscriminatorHeads,
     FeaturePyramid,
+    Rollout,
     balanced_gradient,
     discriminator_loss,
     feature_distance,
     feature_network,
     perceptual_distance,
-    renoised_climb,
-    shared_start_climb,
+    renoised_rollout,
+    shared_start_rollout,
     student_loss,
 )
-from stepladder.randomness import generator
-from stepladder.samplers import Denoiser
+from stepladder.sampling.denoiser import Denoiser
+from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
 from stepladder.training.loop import run
@@ -127,11 +127,11 @@ class _DistillationObjective(Objective):
 
     def denoisers(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Denoiser, Denoiser]:
         """Student and teacher, both bound to the latents of the images."""
-        student = self.tokenizer.decoder
+        student = self.tokenizer.decoder.network
         with torch.no_grad():
             latent = self.tokenizer.bottleneck(self.tokenizer.encoder(images)).latent
-            teacher = self.teacher.decoder.guided(latent, self.guidance)
-        return student.denoiser(student.context(latent, draw_dropped(student, latent, 0.0))), teacher
+            teacher = self.teacher.decoder.bind(latent, guidance=self.guidance)
+        return student.bind(latent, draw_dropped(student, latent, 0.0)), teacher
 
 
 class RegressObjective(_DistillationObjective):
@@ -154,7 +154,7 @@ class RegressObjective(_DistillationObjective):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a batch of images in [-1, 1]; all noise follows from `seed`."""
         student, teacher = self.denoisers(images)
-        climb = shared_start_climb(
+        rollout = shared_start_rollout(
             student,
             teacher,
             self.tokenizer.schedule,
@@ -165,9 +165,9 @@ class RegressObjective(_DistillationObjective):
         )
         perceptual = images.new_zeros(())
         if self.features is not None and self.config.perceptual_weight:
-            perceptual = perceptual_distance(self.features, climb.image, images).mean()
-        loss = torch.stack(climb.errors).sum() + self.config.perceptual_weight * perceptual
-        return loss, {"total": loss, **_by_stage(climb), "perceptual": perceptual}
+            perceptual = perceptual_distance(self.features, rollout.image, images).mean()
+        loss = torch.stack(rollout.errors).sum() + self.config.perceptual_weight * perceptual
+        return loss, {"total": loss, **_by_stage(rollout), "perceptual": perceptual}
 
 
 class AdversarialObjective(_DistillationObjective):
@@ -206,7 +206,7 @@ class AdversarialObjective(_DistillationObjective):
         """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
         config = self.config
         student, teacher = self.denoisers(images)
-        climb = renoised_climb(
+        rollout = renoised_rollout(
             student,
             teacher,
             self.tokenizer.schedule,
@@ -216,14 +216,14 @@ class AdversarialObjective(_DistillationObjective):
         )
         with torch.enable_grad():
             # Not a leaf: hooks of profilers on the inputs of a module do not take one inside autograd.grad.
-            image = climb.image.detach().requires_grad_().clone()
+            image = rollout.image.detach().requires_grad_().clone()
             found = self.features.pyramid(image)
             with torch.no_grad():
                 real = self.features.pyramid(images)
             perceptual = feature_distance(found, real).mean()
             adversarial = student_loss(self.heads(found))
-            distance = config.distillation_weight * torch.stack(climb.errors).sum()
-            (towards_teacher,) = torch.autograd.grad(distance, climb.image, retain_graph=True)
+            distance = config.distillation_weight * torch.stack(rollout.errors).sum()
+            (towards_teacher,) = torch.autograd.grad(distance, rollout.image, retain_graph=True)
             (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=True)
             (towards_fooling,) = torch.autograd.grad(adversarial, image)
         share = config.adversarial_share if progress >= config.adversarial_from else 0.0
@@ -232,13 +232,13 @@ class AdversarialObjective(_DistillationObjective):
         total = distance + config.perceptual_weight * perceptual
         losses = {
             "total": total,
-            **_by_stage(climb),
+            **_by_stage(rollout),
             "perceptual": perceptual,
             "adversarial": adversarial,
             "discriminator": discriminator,
         }
-        return distance + (climb.image * gradient).sum() + discriminator, losses
+        return distance + (rollout.image * gradient).sum() + discriminator, losses
 
 
-def _by_stage(climb: Climb) -> dict[str, Tensor]:
-    return {f"teacher_{i}": error for i, error in enumerate(climb.errors)}
+def _by_stage(rollout: Rollout) -> dict[str, Tensor]:
+    return {f"teacher_{i}": error for i, error in enumerate(rollout.errors)}

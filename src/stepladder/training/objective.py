@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from stepladder.decoders import LadderDecoder
+from stepladder.decoders import DecoderNetwork
 from stepladder.errors import ConfigError
-from stepladder.randomness import uniform
+from stepladder.sampling.randomness import uniform
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Objective", "ParameterGroup", "batch_seed", "draw_dropped"]
@@ -101,20 +101,20 @@ class Objective(nn.Module, ABC):
 
 
 def draw_dropped(
-    decoder: LadderDecoder, latent: Float[Tensor, "b ..."], share: float, generator: torch.Generator | None = None
+    network: DecoderNetwork, latent: Float[Tensor, "b ..."], share: float, generator: torch.Generator | None = None
 ) -> Bool[Tensor, " b"] | None:
-    """Which images of a batch are decoded without their latent; None for a decoder that has no null latent.
+    """Which images of a batch are decoded without their latent; None for a network that has no null latent.
 
     With one, the answer is never None, not even for a share of 0: so the null latent is part of every batch and gets a
     gradient, if of zero, as processes that average gradients expect of each parameter.
 
     Args:
-        decoder: Which decodes.
+        network: Which decodes.
         latent: The batch.
         share: Of the images that are dropped, in the mean; the number in a batch differs from it by less than 1.
         generator: Needed for a share above 0.
     """
-    if not decoder.guidable:
+    if not network.guidable:
         return None
     if not share:
         return torch.zeros(latent.shape[0], dtype=torch.bool, device=latent.device)

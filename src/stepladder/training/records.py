@@ -98,7 +98,7 @@ def validate(
         code = tokenizer.encode(image)
         rows.setdefault("original", []).append(image)
         with torch.inference_mode():
-            padded = tokenizer.decoder.context(code.latent).draft
+            padded = tokenizer.decoder.network.context(code.latent).initial
         if padded is not None:
             draft = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
             rows.setdefault("draft", []).append(draft)

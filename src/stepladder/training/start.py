@@ -9,7 +9,7 @@ from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig, open_source, training_loader
 from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
-from stepladder.randomness import generator
+from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
 from stepladder.training.config import TrainConfig
 

@@ -1,6 +1,6 @@
-"""Classifier-free guidance on the latent.
+"""Classifier-free guidance on the latent: a denoiser from two.
 
-    prediction = unconditional + scale (conditional - unconditional)
+    clean = unconditional + scale (conditional - unconditional)
 
     scale 0      what the network says without a latent
     scale 1      what it says with one: no guidance, and no second evaluation
@@ -10,9 +10,8 @@
 and no scale means anything else anywhere. (Ho & Salimans write w for our scale - 1.) "Without a latent" is a learned
 null latent, which training puts in the place of some latents (`loss.context_dropout`).
 
-What is combined. At given x and u the clean image and the velocity are affine functions of each other, also where the
-noise level is clamped, because the clamp does not look at the prediction; and the weights of the two, 1 - scale and
-scale, sum to 1. So it is the same to combine either, and the network's own output is combined, once.
+At given x and u the clean image and the velocity are affine functions of each other, and the weights of the two, 1 -
+scale and scale, sum to 1. So it is the same to combine either.
 
 Interval. Guidance helps at middle noise levels and does harm at high ones, where it narrows what an image can become;
 at low ones it changes little. Outside of `interval`, on the global noise coordinate, the scale is therefore 1.
@@ -35,11 +34,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.errors import ConfigError
-from stepladder.flow import expand_time
-from stepladder.samplers import local_times, steps_per_stage
-from stepladder.stages import StageSchedule
+from stepladder.sampling.denoiser import Denoised, Denoiser
+from stepladder.sampling.flow import expand_time
+from stepladder.sampling.stages import Stage, StageSchedule
 
-__all__ = ["GuidanceConfig", "evaluations_per_stage", "guide"]
+__all__ = ["GuidanceConfig", "evaluations_per_stage", "guide", "guided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +74,43 @@ class GuidanceConfig:
         return torch.where(inside, self.scale, 1.0).float()
 
 
+def guided(conditional: Denoiser, unconditional: Denoiser, config: GuidanceConfig) -> Denoiser:
+    """The denoiser that guidance makes of two; an evaluation that no image of a batch needs is left out.
+
+    Args:
+        conditional: Bound to the latents.
+        unconditional: Bound to the null latent.
+        config: How they are combined.
+    """
+    if config.is_off:
+        return conditional
+
+    def denoise(x: Tensor, u: Tensor, stage: Stage, previous: Denoised | None) -> Denoised:
+        handed = (None, None) if previous is None else _split(previous)
+        found: list[Denoised] = []
+
+        def evaluate(denoiser: Denoiser, handed_on: Denoised | None) -> Tensor:
+            found.append(denoiser(x, u, stage, handed_on))
+            return found[-1].clean
+
+        clean = guide(
+            config.scales(stage.coordinate(u)),
+            lambda: evaluate(conditional, handed[0]),
+            lambda: evaluate(unconditional, handed[1]),
+        )
+        return Denoised(clean, found[0].features + found[-1].features)
+
+    return denoise
+
+
 def guide(
     scales: Float[Tensor, " b"], conditional: Callable[[], Tensor], unconditional: Callable[[], Tensor]
 ) -> Float[Tensor, "b ..."]:
-    """Combines the two predictions; one that no image needs is not made.
+    """Combines two predictions; one that no item of the batch needs is not made.
 
     Args:
-        scales: One for each image.
-        conditional: Predicts with the latents.
+        scales: One for each item.
+        conditional: Predicts with the condition.
         unconditional: Predicts without.
     """
     present = set(scales.tolist())
@@ -94,18 +122,24 @@ def guide(
     return torch.lerp(unconditional(), found, expand_time(scales, found))  # exact at 0 and at 1
 
 
+def _split(previous: Denoised) -> tuple[Denoised, Denoised]:
+    """What the guided denoiser handed on, for each of the two: the same clean image, and the features of its own."""
+    half = len(previous.features) // 2
+    return Denoised(previous.clean, previous.features[:half]), Denoised(previous.clean, previous.features[half:])
+
+
 def evaluations_per_stage(
-    guidance: GuidanceConfig, schedule: StageSchedule, steps: int | Sequence[int]
+    config: GuidanceConfig, schedule: StageSchedule, grids: Sequence[Sequence[float]]
 ) -> tuple[int, ...]:
     """Network evaluations in each stage of a decode: two at a step that mixes or goes beyond, else one.
 
     Args:
-        guidance: Of the decode.
+        config: Of the decode.
         schedule: The ladder.
-        steps: Steps per stage, one number for all stages or one for each.
+        grids: Local times of each stage, from `grids.time_grids`.
     """
     counts = []
-    for stage, count in zip(schedule.stages, steps_per_stage(schedule, steps), strict=True):
-        coordinate = stage.coordinate(torch.tensor(local_times(count, stage.time_shift)[:-1]))
-        counts.append(sum(1 if scale in (0, 1) else 2 for scale in guidance.scales(coordinate).tolist()))
+    for stage, grid in zip(schedule.stages, grids, strict=True):
+        scales = config.scales(stage.coordinate(torch.tensor(grid[:-1])))
+        counts.append(sum(1 if scale in (0, 1) else 2 for scale in scales.tolist()))
     return tuple(counts)

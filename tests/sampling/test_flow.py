@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stepladder.flow import clean_from_velocity, interpolate, noise_from_velocity, velocity
+from stepladder.sampling.flow import clean_from_velocity, interpolate, noise_from_velocity, velocity
 
 
 @pytest.fixture

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from denoiser_fakes import decoded
 from stepladder import Tokenizer, presets
-from stepladder.decoders import Context, ConvDecoder, LadderDecoder
-from stepladder.decoders.tiling import Tile, predict_in_tiles, tiles
+from stepladder.decoders import Context, ConvDecoder, DecoderNetwork, LadderDecoder
 from stepladder.encoders import ConvEncoderConfig
 from stepladder.images import to_uint8
 from stepladder.models import embedded_models
-from stepladder.randomness import generator, generators
-from stepladder.samplers import sample
-from stepladder.stages import Stage, StageSchedule, down, up
+from stepladder.sampling.denoiser import Cut, Denoised, Denoiser
+from stepladder.sampling.randomness import generator
+from stepladder.sampling.scales import down, up
+from stepladder.sampling.stages import Stage, StageSchedule
+from stepladder.sampling.tiling import Tile, tiled, tiles
 from stepladder.tokenizer import LadderConfig, TokenizerConfig
 
 
@@ -79,25 +81,27 @@ def a_seam_shows(tokenizer: Tokenizer, tile: int = 32) -> bool:
     return bool(difference[at_edges].max() > 1.5 * difference[elsewhere].max() + 1e-6)
 
 
-class Blur(nn.Module):
-    """A network that sees one pixel around each, the draft and the image below, and notes all shapes."""
+class Blur(DecoderNetwork):
+    """A network that sees one pixel around each, the initial estimate and the image before, and notes all shapes."""
 
     side_multiple = 4
     tile_margin = 8
+    linear = None
+    output_layers = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[int, ...]] = []
 
-    def context(self, latent: Tensor) -> Context:
-        return Context(features=latent, draft=latent[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
+    def context(self, latent: Tensor, dropped: Tensor | None = None) -> Context:
+        return Context(features=latent, initial=latent[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
 
-    def forward(self, x: Tensor, u: Tensor, stage: Stage, context: Context, below: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, u: Tensor, stage: Stage, context: Context, previous: Denoised | None) -> Denoised:
         downscale = stage.downscale
-        self.calls.append((downscale, *x.shape[2:], *context.features.shape[2:], *context.draft.shape[2:]))
-        assert (below is None) == (downscale == 4)
-        guess = down(context.draft, downscale) if below is None else up(below)
-        return F.avg_pool2d(x + guess, 3, stride=1, padding=1)
+        self.calls.append((downscale, *x.shape[2:], *context.features.shape[2:], *context.initial.shape[2:]))
+        assert (previous is None) == (downscale == 4)
+        base = down(context.initial, downscale) if previous is None else up(previous.clean)
+        return Denoised(F.avg_pool2d(x + base, 3, stride=1, padding=1))
 
 
 # ----------------------------------------------------------------------------------------------------------- geometry
@@ -138,14 +142,26 @@ def test_a_tile_is_cut_out_of_every_grid_that_covers_the_image_and_pasted_back()
 
 def test_a_tile_that_would_cut_a_cell_in_two_is_a_broken_invariant():
     tile = Tile(size=(32, 32), kept=(range(8, 16), range(8, 16)), read=(range(8, 16), range(8, 16)))
-    with pytest.raises(AssertionError, match="pixel 8 of 32 lies inside one of 2 cells"):
+    with pytest.raises(AssertionError, match=r"range\(8, 16\) of 32 pixels does not end between two of 2 cells"):
         tile.cut(torch.zeros(1, 1, 2, 2))
 
 
-def test_predictions_of_tiles_are_put_together():
-    x = torch.rand(2, 3, 24, 40, generator=generator(0))
+class Doubled:
+    """Doubles what it sees, and hands on features on a grid of 1/4."""
 
-    assert torch.equal(predict_in_tiles(lambda cut: 2 * cut(x), x, side=16, margin=8), 2 * x)
+    def __call__(self, x: Tensor, u: Tensor, stage: Stage, previous: Denoised | None) -> Denoised:
+        return Denoised(2 * x, (down(x, 4), up(x)[:, :1]))
+
+    def cut(self, cut: Cut) -> Denoiser:
+        return self
+
+
+def test_what_is_said_of_tiles_is_put_together_features_too():
+    x, (stage,) = torch.rand(2, 3, 24, 40, generator=generator(0)), StageSchedule.uniform(1).stages
+    found = tiled(Doubled(), side=16, margin=8)(x, torch.ones(2), stage, None)
+    assert torch.equal(found.clean, 2 * x)
+    torch.testing.assert_close(found.features[0], down(x, 4))
+    assert torch.equal(found.features[1], up(x)[:, :1])
 
 
 # -------------------------------------------------------------------------------------------------------------- reach
@@ -164,7 +180,7 @@ def test_the_reach_is_how_far_the_network_sees_and_no_more(depth, coarse_depth, 
         # Not-a-number goes wherever a convolution looks. The tile is the 8 rows from pixel 136 on.
         x = torch.full((1, 3, 288, 8), torch.nan)
         x[:, :, 136 - seen : 144 + seen] = 0
-        found = network(x, torch.tensor([0.5]), StageSchedule.uniform(1).stages[0], context, None)[:, :, 136:144]
+        found = network(x, torch.tensor([0.5]), StageSchedule.uniform(1).stages[0], context, None).clean[:, :, 136:144]
         assert bool(found.isnan().any()) == spoilt
 
 
@@ -194,10 +210,10 @@ def test_an_image_in_tiles_is_the_whole_image_where_margins_cover_the_reach(num_
     whole = tokenizer.decode(latent, tile=0, **options)
     assert max(height for _, height, _ in seen) > 128
     seen.clear()
-    tiled = tokenizer.decode(latent, tile=32, **options)
+    in_tiles = tokenizer.decode(latent, tile=32, **options)
     assert max(height for downscale, height, _ in seen if downscale == 1) == 32 + 2 * 48
-    assert tiled.shape == (2, 3, 140, 163)
-    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+    assert in_tiles.shape == (2, 3, 140, 163)
+    torch.testing.assert_close(in_tiles, whole, atol=1e-5, rtol=0)
     assert whole.std() > 0.05
 
 
@@ -258,13 +274,11 @@ def test_an_image_in_tiles_decodes_alone_as_in_a_batch():
 
 def test_the_first_stage_of_a_ladder_sees_the_whole_image_and_finer_ones_do_not():
     network, schedule = Blur(), StageSchedule.uniform(3)
-    decoder = LadderDecoder(network, schedule, "clean")
-    context = decoder.context(a_latent(16, 16))
-    noise = {"size": (128, 128), "steps": 1}
-    whole = sample(decoder.denoiser(context), schedule, generators=generators([3]), **noise)
+    decoder, latent = LadderDecoder(network, schedule), a_latent(16, 16)
+    noise = {"size": (128, 128), "seeds": [3], "steps": 1}
+    whole = decoded(decoder.bind(latent), schedule, **noise)
     network.calls.clear()
-    tiled = sample(decoder.denoiser(context, tile=16), schedule, generators=generators([3]), **noise)
-    torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(decoded(decoder.bind(latent, tile=16), schedule, **noise), whole, atol=1e-6, rtol=0)
 
     coarse, middle, fine = ([call for call in network.calls if call[0] == scale] for scale in (4, 2, 1))
     assert coarse == [(4, 32, 32, 16, 16, 128, 128)]

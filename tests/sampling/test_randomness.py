@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stepladder.randomness import generator, generators, normal, uniform
+from stepladder.sampling.randomness import generator, generators, normal, uniform
 
 
 def test_a_seed_gives_the_same_noise_and_another_seed_other_noise():

@@ -1,0 +1,212 @@
+"""The contract of a decoder network, and a network on its ladder.
+
+    context = network.context(latent)                       once for a whole decode
+    network(x, u, stage, context, previous) -> Denoised     once for each step
+
+`network.bind(latent)` does the first and gives a denoiser, which does the second (`sampling.denoiser`). A network
+always returns the clean image at the scale of the stage. What its last layer predicts is a setting of its own:
+
+    "clean"      X, the clean image (x-prediction, the default)
+    "velocity"   w = x_start - x_end, which `clean_from_prediction` turns into X
+
+x-prediction is the default because a network on large patches predicts smooth images far better than white noise.
+
+Reference: Back to Basics: Let Denoising Generative Models Denoise (Li & He, 2025), https://arxiv.org/abs/2511.13720
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from stepladder.errors import ConfigError
+from stepladder.sampling.denoiser import Cut, Denoised, Denoiser
+from stepladder.sampling.grids import time_grids
+from stepladder.sampling.guidance import GuidanceConfig, evaluations_per_stage, guided
+from stepladder.sampling.path import clean_from_velocity
+from stepladder.sampling.scales import down, up
+from stepladder.sampling.stages import Stage, StageSchedule
+from stepladder.sampling.tiling import tiled
+
+__all__ = ["BoundNetwork", "Context", "DecoderNetwork", "LadderDecoder", "PredictionKind", "clean_from_prediction"]
+
+PredictionKind = Literal["clean", "velocity"]
+
+_NO_GUIDANCE = GuidanceConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a network made of a latent, once for a whole decode."""
+
+    features: Float[Tensor, "b ..."]
+    """Features of the latent, on its own grid."""
+    initial: Float[Tensor, "b 3 H W"] | None
+    """Initial estimate of the image, from the latent alone; None if the network makes none."""
+
+    def base(self, stage: Stage, previous: Denoised | None) -> Float[Tensor, "b 3 h w"]:
+        """What a stage starts from: the initial estimate, its low frequencies replaced by what the stage before found.
+
+        B = I + up(P - down(I)),    I the initial estimate at the scale of the stage, P the clean image before it
+        """
+        assert self.initial is not None
+        initial = down(self.initial, stage.downscale)
+        return initial if previous is None else initial + up(previous.clean - down(initial))
+
+    def cut(self, cut: Cut) -> "Context":
+        """The same for a part of the image."""
+        return Context(cut(self.features), None if self.initial is None else cut(self.initial))
+
+
+class DecoderNetwork(nn.Module, ABC):
+    """A network that can stand on a ladder. It knows no samplers."""
+
+    guidable: bool = False
+    """Whether it has a null latent, one that stands for none: context dropout and guidance need it."""
+    tile_margin: int | None = None
+    """How many pixels around a tile `forward` must see, so that no difference to the whole image shows in it.
+
+    A multiple of `side_multiple` and of the side of a latent cell. None for a network that looks at the whole image, or
+    at places in it, and cannot be given tiles.
+    """
+    can_checkpoint: ClassVar[bool] = False
+    """Whether it can compute the activations of its blocks again instead of keeping them."""
+    checkpointing: bool = False
+    """Whether it does."""
+    linear: nn.Conv2d | nn.Linear | None
+    """The layer that makes the initial estimate, or a part of it, linear in the latent; None if there is none."""
+
+    @property
+    @abstractmethod
+    def side_multiple(self) -> int:
+        """Sides of what `forward` gets must be multiples of this."""
+
+    @property
+    @abstractmethod
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        """The last layers, which start at zero; with them at zero, the network adds nothing to its base."""
+
+    @abstractmethod
+    def context(self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None) -> Context:
+        """Reads latents; where `dropped` is true, the null latent instead.
+
+        Raises:
+            ConfigError: If some shall be dropped, and the network has no null latent.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        u: Float[Tensor, " b"],
+        stage: Stage,
+        context: Context,
+        previous: Denoised | None,
+    ) -> Denoised:
+        """Estimates the clean image from x_u at local times `u`; `previous` is what the stage before returned."""
+
+    def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
+        """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean.
+
+        Raises:
+            ConfigError: If the network has no linear layer.
+        """
+        raise ConfigError(f"{type(self).__name__} has no linear part that could start from principal components.")
+
+    def bind(self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None) -> "BoundNetwork":
+        """The denoiser of latents; where `dropped` is true, of the null latent."""
+        return BoundNetwork(self, self.context(latent, dropped))
+
+
+@dataclass(frozen=True, slots=True)
+class BoundNetwork:
+    """A network and what it made of latents: a denoiser, of which parts answer for parts of the image."""
+
+    network: DecoderNetwork
+    context: Context
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], u: Float[Tensor, " b"], stage: Stage, previous: Denoised | None
+    ) -> Denoised:
+        """Evaluates the network; the contract is that of `Denoiser`."""
+        denoised: Denoised = self.network(x, u, stage, self.context, previous)
+        return denoised
+
+    def cut(self, cut: Cut) -> "BoundNetwork":
+        """The denoiser of a part of the image."""
+        return BoundNetwork(self.network, self.context.cut(cut))
+
+
+def clean_from_prediction(
+    out: Float[Tensor, "b 3 h w"],
+    kind: PredictionKind,
+    x: Float[Tensor, "b 3 h w"],
+    u: Float[Tensor, " b"],
+    stage: Stage,
+) -> Float[Tensor, "b 3 h w"]:
+    """The clean image, in float32, that the output of a network means."""
+    return out.float() if kind == "clean" else clean_from_velocity(x, out.float(), u, stage)
+
+
+class LadderDecoder(nn.Module):
+    """A network and the ladder that it climbs."""
+
+    def __init__(self, network: DecoderNetwork, schedule: StageSchedule) -> None:
+        super().__init__()
+        self.network: DecoderNetwork = network
+        self.schedule = schedule
+
+    @property
+    def side_multiple(self) -> int:
+        """Image sides must be multiples of this for every stage to fit the network."""
+        return self.network.side_multiple * self.schedule.multiple
+
+    def bind(
+        self, latent: Float[Tensor, "b ..."], *, tile: int = 0, guidance: GuidanceConfig = _NO_GUIDANCE
+    ) -> Denoiser:
+        """The denoiser of latents, in tiles and guided where that is asked for.
+
+        Args:
+            latent: A batch of them.
+            tile: Side of the tiles in which stages with a longer side are looked at; 0 for never. A multiple of
+                `side_multiple` and of the side of a latent cell.
+            guidance: Of the decode; one that is off costs nothing.
+
+        Raises:
+            ConfigError: If this decoder cannot be guided so.
+        """
+        self.check_guidance(guidance)
+        denoiser = self._in_tiles(self.network.bind(latent), tile)
+        if guidance.is_off:
+            return denoiser
+        everything = torch.ones(latent.shape[0], dtype=torch.bool, device=latent.device)
+        return guided(denoiser, self._in_tiles(self.network.bind(latent, everything), tile), guidance)
+
+    def check_guidance(self, guidance: GuidanceConfig) -> None:
+        """Checks that this decoder can be guided so.
+
+        Raises:
+            ConfigError: If it has no null latent, and the scale is not 1.
+        """
+        if not guidance.is_off and not self.network.guidable:
+            raise ConfigError(
+                f"Guidance scale {guidance.scale:g} does not fit a decoder without a null latent. Use scale 1, or a "
+                "model that was trained with loss.context_dropout."
+            )
+
+    def evaluations(self, steps: int | Sequence[int], guidance: GuidanceConfig = _NO_GUIDANCE) -> tuple[int, ...]:
+        """Network evaluations in each stage of a decode.
+
+        Args:
+            steps: Steps per stage, one number for all stages or one for each.
+            guidance: Of the decode.
+        """
+        return evaluations_per_stage(guidance, self.schedule, time_grids(self.schedule, steps))
+
+    def _in_tiles(self, bound: BoundNetwork, tile: int) -> Denoiser:
+        margin = self.network.tile_margin
+        return tiled(bound, tile, margin) if tile and margin is not None else bound

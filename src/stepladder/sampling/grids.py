@@ -1,0 +1,51 @@
+"""Time grids: the local times at which a decode evaluates its network.
+
+A grid of N steps is 1 = u_0 > u_1 > ... > u_N = 0. Equal steps are u_i = 1 - i/N. A shift moves them,
+
+    u <- shift u / (1 + (shift - 1) u),
+
+towards low noise where it is below 1. By default each stage takes the shift that its residual asks for
+(`Stage.time_shift`): 1, so equal steps, where that was not measured.
+
+Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2, https://arxiv.org/abs/2403.03206
+"""
+
+from collections.abc import Sequence
+
+from stepladder.sampling.stages import StageSchedule
+
+__all__ = ["steps_per_stage", "time_grid", "time_grids"]
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """The local times of a stage, from 1 to 0, both included."""
+    inner = [1 - i / steps for i in range(1, steps)]
+    return [1.0, *(shift * u / (1 + (shift - 1) * u) for u in inner), 0.0]
+
+
+def time_grids(schedule: StageSchedule, steps: int | Sequence[int]) -> list[list[float]]:
+    """The local times of every stage.
+
+    Args:
+        schedule: The ladder.
+        steps: Steps per stage, one number for all stages or one for each; at least 1.
+
+    Raises:
+        ValueError: If the steps do not fit the ladder.
+    """
+    counts = steps_per_stage(schedule, steps)
+    return [time_grid(count, stage.time_shift) for stage, count in zip(schedule.stages, counts, strict=True)]
+
+
+def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tuple[int, ...]:
+    """Steps for each stage from one number for all, or one for each.
+
+    Raises:
+        ValueError: If a number is less than 1, or there are not as many as stages.
+    """
+    counts = (steps,) * schedule.num_stages if isinstance(steps, int) else tuple(steps)
+    if len(counts) != schedule.num_stages:
+        raise ValueError(f"{len(counts)} numbers of steps for {schedule.num_stages} stages. Pass one for each stage.")
+    if min(counts) < 1:
+        raise ValueError(f"Steps per stage {min(counts)} is less than 1. Pass 1 or more.")
+    return counts

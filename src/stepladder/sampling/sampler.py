@@ -1,0 +1,148 @@
+"""The one loop that decodes, on every ladder.
+
+    x <- noise at the coarsest scale
+    for each stage:    jump, if it is not the first;    go through the stage
+
+To go through a stage is to take Euler steps x <- x + (u' - u) w(x, u) on a grid of local times, with the velocity w
+that the clean image of a denoiser implies. Full resolution is a ladder with K = 1; one step per scale is one step in
+each stage; distillation puts the steps of a teacher and of a student beside each other in the same loop.
+
+Each stage hands two things to the next: the noisy state, through the jump, and what its denoiser returned last.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepladder.sampling.denoiser import Denoised, Denoiser
+from stepladder.sampling.flow import expand_time
+from stepladder.sampling.path import velocity_from_clean
+from stepladder.sampling.randomness import Generators, normal
+from stepladder.sampling.scales import jump
+from stepladder.sampling.stages import Stage, StageSchedule
+
+__all__ = ["StageEnd", "ThroughStage", "integrate", "run_stages", "sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnd:
+    """The end of one stage."""
+
+    stage: Stage
+    denoised: Denoised
+    """What the last evaluation returned."""
+    x: Float[Tensor, "b c h w"]
+    """The state at noise level `stage.t_end`, from which the next jump goes on."""
+
+    @property
+    def clean(self) -> Float[Tensor, "b c h w"]:
+        """The image at this scale; at the last stage, the decoded image."""
+        return self.denoised.clean
+
+    def detach(self) -> "StageEnd":
+        """The same without its history."""
+        return StageEnd(self.stage, self.denoised.detach(), self.x.detach())
+
+
+ThroughStage: TypeAlias = Callable[[Stage, Tensor, Denoised | None], StageEnd]
+"""Goes through a stage: (stage, x at its start, what the stage before returned) -> its end."""
+
+
+def sample(
+    denoiser: Denoiser,
+    schedule: StageSchedule,
+    *,
+    size: tuple[int, int],
+    generators: Sequence[torch.Generator],
+    grids: Sequence[Sequence[float]],
+    channels: int = 3,
+) -> Iterator[StageEnd]:
+    """Draws images by going up the ladder, and yields the end of each stage, coarse first.
+
+    Args:
+        denoiser: Evaluated once for each step of the grids.
+        schedule: The ladder.
+        size: (H, W) of the images; multiples of `schedule.multiple`.
+        generators: One for each image, on the device where the images shall be.
+        grids: Local times of each stage, from 1 to 0 (`grids.time_grids`).
+        channels: Image channels.
+
+    Returns:
+        The ends; the last one holds the images, of shape (B, C, H, W), not clamped.
+
+    Raises:
+        ValueError: If the size or the number of grids does not fit the ladder.
+    """
+    if len(grids) != schedule.num_stages:
+        raise ValueError(f"{len(grids)} time grids for {schedule.num_stages} stages. Pass one for each stage.")
+
+    def through(stage: Stage, x: Tensor, previous: Denoised | None) -> StageEnd:
+        return integrate(denoiser, x, stage, previous, grids[stage.index])
+
+    return run_stages(through, schedule, shape=(len(generators), channels, *size), generators=generators)
+
+
+def run_stages(
+    through: ThroughStage, schedule: StageSchedule, *, shape: Sequence[int], generators: Generators
+) -> Iterator[StageEnd]:
+    """The loop over the stages of a ladder: noise, and then each stage from where the jump leads.
+
+    Args:
+        through: Goes through one stage.
+        schedule: The ladder.
+        shape: (B, C, H, W) of the images.
+        generators: One for the batch, or one for each image.
+
+    Raises:
+        ValueError: If the size does not fit the ladder.
+    """
+    b, c, h, w = shape
+    multiple = schedule.multiple
+    if h % multiple or w % multiple:
+        raise ValueError(f"Size {(h, w)} does not fit {schedule.num_stages} stages. Use multiples of {multiple}.")
+    x = normal((b, c, h // multiple, w // multiple), generators)
+    end: StageEnd | None = None
+    for stage in schedule.stages:
+        if end is not None:
+            x = jump(end.x, t_end=end.stage.t_end, gamma=schedule.gamma, generators=generators)
+        end = through(stage, x, None if end is None else end.denoised)
+        yield end
+
+
+def integrate(
+    denoiser: Denoiser,
+    x: Float[Tensor, "b c h w"],
+    stage: Stage,
+    previous: Denoised | None,
+    grid: Sequence[float],
+    *,
+    start: Float[Tensor, " b"] | None = None,
+) -> StageEnd:
+    """Goes through a stage in Euler steps.
+
+    The last step of the last stage ends where there is no noise: x - u w is then the clean estimate itself.
+
+    Args:
+        denoiser: Evaluated once for each step.
+        x: The state at the start.
+        stage: Which stage.
+        previous: What the stage before returned.
+        grid: Local times from 1 to 0.
+        start: Local time at which each image starts, by which its grid is scaled; 1 by default.
+    """
+    start = torch.ones(x.shape[0], device=x.device) if start is None else start
+    denoised: Denoised | None = None
+    for share, next_share in pairwise(grid):
+        denoised = denoiser(x, share * start, stage, previous)
+        if next_share == 0 and stage.t_end == 0:
+            x = denoised.clean
+        else:
+            velocity = velocity_from_clean(x, denoised.clean, share * start, stage)
+            x = (expand_time((next_share - share) * start, x) * velocity).add_(x)  # one copy less than a sum
+    assert denoised is not None, "a grid has at least one step"
+    return StageEnd(stage=stage, denoised=denoised, x=x)
