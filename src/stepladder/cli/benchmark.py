@@ -14,7 +14,7 @@ from stepladder.cli._output import print_json, print_table, progress_bar, say, s
 from stepladder.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from stepladder.benchmarking import BenchmarkReport, BenchmarkRow
+    from stepladder.measure.benchmarking import BenchmarkReport, BenchmarkRow
 
 __all__ = ["benchmark"]
 
@@ -95,11 +95,11 @@ def benchmark(
 
     import torch
 
-    from stepladder.benchmarking import benchmark as measure
-    from stepladder.benchmarking import tokenizer_contender
     from stepladder.images import save_png
     from stepladder.integrations.diffusers import find_decoders
     from stepladder.integrations.matplotlib import benchmark_plotter
+    from stepladder.measure.benchmarking import benchmark as measure
+    from stepladder.measure.contenders import tokenizer_contender
 
     place = pick_device(device)
     draw = benchmark_plotter() if plot else None
@@ -139,19 +139,7 @@ def _check_plot(plot: Path, *, force: bool) -> None:
 
 def _print(report: "BenchmarkReport") -> None:
     print_table(
-        (
-            "model",
-            "side",
-            "evaluations",
-            "GFLOP",
-            "s/image",
-            "min",
-            "max",
-            "s in each stage",
-            "MiB",
-            "of peak",
-            "faster",
-        ),
+        _HEADINGS,
         [tuple(_cells(row)) for row in report.rows],
         title=f"{report.conditions}; matrix products reach {report.matmul_peak_gflops:.4g} GFLOP/s",
     )

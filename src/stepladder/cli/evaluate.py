@@ -10,7 +10,7 @@ from stepladder.cli._options import Batch, Device, Json, Seed
 from stepladder.cli._output import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
-    from stepladder.evaluation import Report
+    from stepladder.measure.evaluation import Report
 
 __all__ = ["evaluate"]
 
@@ -47,7 +47,7 @@ def evaluate(
     All models see the same images, cut to the central square and resized. Exits with 1 if an image could not be read.
     """
     from stepladder.data import open_source
-    from stepladder.evaluation import evaluate as measure
+    from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
 
     specs = [parse_model_spec(model) for model in models]

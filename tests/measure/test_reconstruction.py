@@ -9,8 +9,8 @@ from PIL import Image
 from stepladder.bottlenecks import FSQConfig, VQConfig
 from stepladder.errors import ImageError, MissingDependencyError
 from stepladder.images import to_pil, to_tensor
+from stepladder.measure.reconstruction import reconstruct
 from stepladder.presets import tiny, tiny_tokens
-from stepladder.reconstruction import reconstruct
 from stepladder.tokenizer import Tokenizer
 
 
@@ -94,5 +94,5 @@ def test_without_the_metric_or_an_error_psnr_is_none(tokenizer, monkeypatch):
         raise MissingDependencyError("not installed")
 
     for metric in (missing, lambda *_: torch.tensor([torch.inf])):
-        monkeypatch.setattr("stepladder.reconstruction.psnr", metric)
+        monkeypatch.setattr("stepladder.measure.reconstruction.psnr", metric)
         assert reconstruct(tokenizer, Image.new("RGB", (8, 8)), steps=1).psnr_db is None

@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from stepladder.errors import ConfigError, MissingDependencyError
-from stepladder.metrics import SSIM_WINDOW, colour_shift, psnr, quantise, ssim
+from stepladder.measure.metrics import SSIM_WINDOW, colour_shift, psnr, quantise, ssim
 
 pytest.importorskip("torchmetrics")
 
