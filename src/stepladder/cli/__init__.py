@@ -1,16 +1,19 @@
 """The command line: translation between words and the library, one file per command.
 
 Results go to stdout, talk and progress to stderr. Exit codes: 0 done; 1 failed, or a part of the inputs failed; 2 wrong
-usage or configuration; 130 interrupted. An error is one line; `--debug`, before or after the command, shows its
-traceback. Only an error that nobody foresaw shows its traceback by itself.
+usage or configuration; 130 interrupted; 143 terminated. An error is one line; `--debug`, before or after the command,
+shows its traceback. Only an error that nobody foresaw shows its traceback by itself.
 
 Nothing heavy is imported before a command runs: `stepladder --help` loads neither torch nor PIL.
 """
 
+import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -25,6 +28,12 @@ from stepladder.memory import keep_freed_memory
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_TERMINATED = 143
+_LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
+
+
+class _Terminated(SystemExit):
+    """The process was asked to end. It unwinds, so that nothing half written stays behind."""
 
 
 class _Commands(TyperGroup):
@@ -39,6 +48,8 @@ class _Commands(TyperGroup):
             sys.stdout.flush()
         except (typer.Abort, KeyboardInterrupt):
             code = _INTERRUPTED
+        except _Terminated:
+            code = _TERMINATED
         except BrokenPipeError:
             code = _leave_broken_pipe()
         except Exception as error:
@@ -46,8 +57,8 @@ class _Commands(TyperGroup):
             if code is None:
                 raise
             explain(_in_plain_words(error), debug=debug)
-        if code == _INTERRUPTED:
-            say("interrupted")
+        if code in _LAST_WORDS:
+            say(_LAST_WORDS[code])
         sys.exit(code or 0)
 
 
@@ -58,8 +69,21 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line; the entry point of the `stepladder` script."""
+    if sys.stderr is None:  # closed: what is said goes nowhere, and not into the results
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the end)
+    if sys.stdout is None:
+        say("error: Standard output is closed. Results are printed there. Redirect it to a file or to /dev/null.")
+        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no reason to fail
+    signal.signal(signal.SIGTERM, _terminate)
     keep_freed_memory()
     app()
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise _Terminated(_TERMINATED)
 
 
 def _print_version(wanted: bool) -> None:
