@@ -27,7 +27,7 @@ from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder,
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
-from stepladder.layouts import GridLayout, Layout, TokenLayout
+from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
 from stepladder.sampling.grids import time_grids
@@ -245,7 +245,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
-        _check_finite(latent)
+        check_finite(latent)
         full = self.layout.covers(latent)
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
@@ -395,12 +395,3 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
                 f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
             )
-
-
-def _check_finite(latent: Float[Tensor, "b ..."]) -> None:
-    finite = latent.isfinite().flatten(1).all(1).tolist()
-    if not all(finite):
-        raise ValueError(
-            f"Latent {finite.index(False)} of {len(finite)} holds NaN or infinity. Latents are finite numbers. Encode "
-            "the image again."
-        )

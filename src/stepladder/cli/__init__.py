@@ -22,13 +22,15 @@ from typer.core import TyperGroup
 from stepladder import __version__
 from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, train
 from stepladder.cli._output import SMALLER, explain, is_out_of_memory, print_text, say
-from stepladder.errors import ConfigError, StepladderError
+from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
 from stepladder.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
+_EXTRA_OF = {"accelerate": "train"}
+"""What whole layers import, and the extra that it comes with; adapters say so themselves."""
 _LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
 
@@ -140,6 +142,8 @@ def _exit_code(error: Exception) -> int | None:
     """What a foreseen error exits with; None for one that nobody foresaw."""
     if isinstance(error, ConfigError) or _is_usage(error):
         return 2
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA_OF:
+        return 1
     return 1 if isinstance(error, StepladderError | OSError) or is_out_of_memory(error) else None
 
 
@@ -149,6 +153,14 @@ def _is_usage(error: Exception) -> bool:
 
 
 def _in_plain_words(error: Exception) -> Exception:
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA_OF:
+        extra = _EXTRA_OF[error.name]
+        said = (
+            f"This command needs the package {error.name}, which is not installed. It comes with the extra '{extra}'. "
+        )
+        return MissingDependencyError(f"{said}Run pip install 'stepladder[{extra}]'.").with_traceback(
+            error.__traceback__
+        )
     if _is_usage(error):
         context = getattr(error, "ctx", None)
         place = context.command_path if context else "stepladder"
