@@ -156,7 +156,7 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, model, photos, monkeypatch):
     ("option", "value", "code", "text"),
     [
         ("--model", "nope", 1, "Unknown model 'nope'. Accepted: an embedded name"),
-        ("--model", "nope@0", 2, "Steps per stage '0' in 'nope@0' is not a whole number of 1 or more."),
+        ("--model", "nope@0", 2, "Steps per stage '0' of model 'nope' is not a whole number of 1 to 10,000."),
         ("--model", "nope@-1", 2, "Steps per stage '-1'"),
         ("--model", "nope@x", 2, "Steps per stage 'x'"),
         ("--model", "@3", 2, "has no name"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._models import load_model, pick_device
-from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Force, Json, Seed
+from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Batch, Device, Force, Json, Seed
 from stepladder.cli._output import print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError, OutputError
 
@@ -53,6 +53,7 @@ Sizes = Annotated[
     typer.Option(
         "--size",
         min=1,
+        max=MAX_SIZE,
         metavar="PIXELS",
         help="Side of the images, 256 by default; may be repeated.",
         show_default=False,
@@ -64,7 +65,7 @@ Against = Annotated[
         metavar="NAME", help="Also a decoder of diffusers: kl, tiny, or all; may be repeated.", show_default=False
     ),
 ]
-Repeats = Annotated[int, typer.Option(min=1, metavar="N", help="Timed decodes of each model at each size.")]
+Repeats = Annotated[int, typer.Option(min=1, max=10**6, metavar="N", help="Timed decodes of each model at each size.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the networks first.")]
 Dtype = Annotated[Precision, typer.Option(help="What the networks compute in.")]
 Plot = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import Batch, Device, Json, Seed
+from stepladder.cli._options import MAX_SIZE, Batch, Device, Json, Seed
 from stepladder.cli._output import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ Models = Annotated[
         metavar="MODEL@N", help="Embedded names, folders or hub ids; @N sets N steps per stage.", show_default=False
     ),
 ]
-Size = Annotated[int, typer.Option(min=1, metavar="PIXELS", help="Side of the square that images are cut to.")]
+Size = Annotated[
+    int, typer.Option(min=1, max=MAX_SIZE, metavar="PIXELS", help="Side of the square that images are cut to.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many images.", show_default=False)]
 
 

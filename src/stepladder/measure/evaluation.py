@@ -167,7 +167,6 @@ def evaluate(
         ConfigError: If an argument is out of range, or a model takes images of another size only.
         DataError: If no image is readable.
         CheckpointError: If a model cannot be loaded.
-        MissingDependencyError: If torchmetrics is not installed.
     """
     _check(models, size=size, seed=seed, batch=batch)
     device = torch.device(device)
