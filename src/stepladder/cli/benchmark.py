@@ -140,21 +140,10 @@ def _check_plot(plot: Path, *, force: bool) -> None:
 
 def _print(report: "BenchmarkReport") -> None:
     print_table(
-        (
-            "model",
-            "side",
-            "evaluations",
-            "GFLOP",
-            "s/image",
-            "min",
-            "max",
-            "s in each stage",
-            "MiB",
-            "of peak",
-            "faster",
-        ),
+        _HEADINGS,
         [tuple(_cells(row)) for row in report.rows],
         title=f"{report.conditions}; matrix products reach {report.matmul_peak_gflops:.4g} GFLOP/s",
+        spare=("min", "max", "s in each stage", "of peak", "evaluations", "GFLOP", "MiB"),
     )
 
 
