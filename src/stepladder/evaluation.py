@@ -227,7 +227,10 @@ class _Trial:
     def run(
         self, references: Tensor, quantised: Tensor, seeds: Sequence[int], fresh: list[int], networks: Networks
     ) -> Tensor:
-        """Reconstructs a batch to [0, 1], takes all metrics; `fresh` are the places of images that were not there before."""
+        """Reconstructs a batch and takes all metrics; `fresh` are the places of images that were not there before.
+
+        Returns the reconstructions in [0, 1].
+        """
         code = self.tokenizer.encode(references)
         if not self.seconds:
             self.flop = count_flops(lambda: self._decode(code, seeds)) / len(references)  # the warm-up, too

@@ -1,8 +1,6 @@
 """--batch and --steps, the mean row, pictures of an evaluation, and folders in folders."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -127,23 +125,13 @@ def test_h_is_help(run, command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
-def test_the_shell_completes_commands_and_options():
-    from stepladder.cli import app
-
-    code = "from stepladder.cli import main; main()"
-    source = str(Path(sys.modules[app.__module__].__file__ or "").parents[1]) if app else ""
-    environment = {**os.environ, "_STEPLADDER_COMPLETE": "complete_bash", "PYTHONPATH": source}
-
-    def completed(words: str) -> list[str]:
-        told = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**environment, **told}, capture_output=True, text=True, check=False
-        )
-        assert done.stderr == ""
-        return done.stdout.split()
-
-    assert completed("stepladder rec") == ["reconstruct"]
-    assert completed("stepladder evaluate --pic") == ["--pictures"]
+def test_the_shell_completes_commands_and_options(python):
+    code = "import os, sys\nfrom stepladder.cli import main\nwords = sys.argv[1]\n"
+    code += "os.environ.update(_STEPLADDER_COMPLETE='complete_bash', COMP_WORDS=words)\n"
+    code += "os.environ['COMP_CWORD'] = str(len(words.split()) - 1)\nmain()"
+    for words, expected in (("stepladder rec", "reconstruct\n"), ("stepladder evaluate --pic", "--pictures\n")):
+        done = python(code, words)
+        assert (done.stdout, done.stderr) == (expected, "")
 
 
 def test_completion_can_be_shown_and_installed(run):

@@ -13,33 +13,23 @@ if TYPE_CHECKING:
     from stepladder.sampling.guidance import GuidanceConfig
     from stepladder.tokenizer import Tokenizer
 
-__all__ = ["describe_decode", "describe_steps", "load_model", "parse_model", "pick_device"]
+__all__ = ["describe_decode", "describe_steps", "load_model", "pick_device"]
 
 
-def parse_model(text: str, steps: int | None) -> "ModelSpec":
-    """Reads MODEL or MODEL@N; `steps` hold where it names none.
+def load_model(text: str, device: str | None, steps: int | None = None) -> "tuple[Tokenizer, ModelSpec]":
+    """Loads MODEL or MODEL@N; `steps` are another way to say N.
 
     Raises:
-        ConfigError: If N is not accepted, or both are given and differ.
+        ConfigError: If N, the steps or the device are not accepted, or N and the steps differ.
+        CheckpointError: If there is no such model, or it is damaged.
     """
     from stepladder.models import parse_model_spec
+    from stepladder.tokenizer import Tokenizer
 
     spec = parse_model_spec(text)
     if steps is not None and spec.steps not in (None, steps):
         raise ConfigError(f"Model '{text}' and --steps {steps} name different steps. Leave one of them out.")
-    return replace(spec, steps=spec.steps or steps)
-
-
-def load_model(text: str, device: str | None, steps: int | None = None) -> "tuple[Tokenizer, ModelSpec]":
-    """Loads MODEL or MODEL@N.
-
-    Raises:
-        ConfigError: If N, the steps or the device are not accepted.
-        CheckpointError: If there is no such model, or it is damaged.
-    """
-    from stepladder.tokenizer import Tokenizer
-
-    spec = parse_model(text, steps)
+    spec = replace(spec, steps=spec.steps or steps)
     return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
 
 

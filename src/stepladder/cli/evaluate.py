@@ -1,6 +1,7 @@
 """`stepladder evaluate`: models on data, by the pinned protocol."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import parse_model, pick_device
+from stepladder.cli._models import pick_device
 from stepladder.cli._options import MAX_SIZE, Batch, Device, Force, Json, Seed, Steps
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 
@@ -66,8 +67,9 @@ def evaluate(
     """
     from stepladder.data import open_source
     from stepladder.evaluation import evaluate as measure
+    from stepladder.models import parse_model_spec
 
-    specs = [parse_model(model, steps) for model in models]
+    specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
     place = pick_device(device)
     source = open_source(data)
     if pictures:
