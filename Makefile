@@ -12,8 +12,8 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := train,hub,demo,dev
-CODE := src tests examples benchmarks recipes
+EXTRAS := train,hub,demo,dev,docs
+CODE := src tests examples benchmarks recipes docs
 PYTEST := $(BIN)/python -m pytest
 FAST := not slow and not gpu and not network
 # Tests that run a second time with annotated types and shapes checked: the theory, and the parts on their own.
