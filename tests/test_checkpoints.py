@@ -1,16 +1,19 @@
 """Checkpoint folders: what is written, and every damage that is noticed."""
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stepladder import Tokenizer, presets
 from stepladder.checkpoints import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_checkpoint, write_checkpoint
-from stepladder.errors import CheckpointError, OutputError
+from stepladder.errors import CheckpointError, ImageError, OutputError
+from stepladder.images import to_pil
 
 
 @pytest.fixture
@@ -171,3 +174,57 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "model"):
         with pytest.raises(OutputError, match=r"Cannot make folder .* Choose another folder"):
             Tokenizer(presets.tiny()).save_pretrained(place)
+
+
+def with_weight(folder: Path, name: str, change) -> None:
+    """Changes one weight, and the hash with it."""
+    weights = load_file(folder / WEIGHTS_FILE)
+    weights[name] = change(weights[name])
+    save_file(weights, folder / WEIGHTS_FILE)
+    change_config(folder, sha256=hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_is_not_finite_is_named(folder, value, dtype):
+    with_weight(
+        folder,
+        "encoder.stem.weight",
+        lambda weight: weight.to(dtype).flatten().index_fill(0, torch.tensor([5]), value).view(weight.shape),
+    )
+    with pytest.raises(
+        CheckpointError, match=r"^Weight 'encoder\.stem\.weight' of .* holds NaN or infinity\. Weights are"
+    ):
+        Tokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int32, torch.bool])
+def test_a_weight_of_another_kind_of_number_is_refused_in_one_line(folder, dtype):
+    with_weight(folder, "encoder.stem.weight", lambda weight: weight.to(dtype))
+    with pytest.raises(CheckpointError) as caught:
+        Tokenizer.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    assert "encoder.stem.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 10**5, "[" * 10**5 + "]" * 10**5])
+def test_a_description_that_is_nested_deeply_is_refused(folder, text):
+    (folder / CONFIG_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match=r"is damaged: it is not JSON \("):
+        Tokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bare_latent_that_is_not_finite_is_refused(value):
+    tokenizer = Tokenizer(presets.tiny()).eval()
+    latent = torch.zeros(2, *tokenizer.layout.shape((16, 16)))
+    latent[1, 3] = value
+    with pytest.raises(ValueError, match=r"^Latent 1 of 2 holds NaN or infinity\. Latents are finite numbers\. Encode"):
+        tokenizer.decode(latent)
+
+
+def test_an_image_that_is_no_number_does_not_turn_black():
+    image = torch.zeros(3, 4, 4)
+    image[1, 2, 3] = float("nan")
+    with pytest.raises(ImageError, match=r"^The image holds NaN\. Pixels are numbers"):
+        to_pil(image)

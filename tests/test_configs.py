@@ -128,7 +128,7 @@ def test_values_are_taken_as_they_are_and_whole_numbers_count_as_floats():
         ),
         (
             {"count": 1, "shape": {"radius": 1}},
-            "here: Value of 'shape' does not fit: its kind is None. Accepted: 'round', 'square'. "
+            "here: Value of 'shape' does not fit: its key 'kind' is missing. Accepted: 'round', 'square'. "
             "Set the key 'kind' to one of them.",
         ),
         (

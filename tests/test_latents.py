@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -42,13 +43,27 @@ def codes(tmp_path):
     return path
 
 
-def rewritten(path, **changes):
-    """The same file with other metadata; a value of None removes the key."""
+def rewritten(path, *, sealed=True, **changes):
+    """The same file with other metadata, and a hash that fits unless `sealed` is False; None removes a key."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = {**file.metadata(), **changes}
-    save_file(tensors, path, metadata={key: value for key, value in metadata.items() if value is not None})
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    if sealed and "sha256" not in changes:
+        metadata["sha256"] = seal(tensors, metadata)
+    save_file(tensors, path, metadata=metadata)
     return path
+
+
+def seal(tensors, metadata):
+    """The hash of a file as its documentation says."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode() + tensors[name].numpy().tobytes())
+    if metadata["format_version"] == "3":
+        text = json.dumps({key: metadata[key] for key in sorted(metadata) if key != "sha256"})
+        digest.update(text.encode())
+    return digest.hexdigest()
 
 
 def refusal(path):
@@ -129,7 +144,40 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
 
 
 def test_another_format_version_is_refused(path):
-    assert "has format version 3. Accepted: 1 and 2." in refusal(rewritten(path, format_version="3"))
+    assert "has format version 4. Accepted: 1, 2 and 3." in refusal(rewritten(path, format_version="4"))
+
+
+@pytest.mark.parametrize("change", ["sizes", "model", "fingerprint", "codebook_size"])
+def test_changed_metadata_is_refused(codes, change):
+    changes = {"sizes": '{"a": [10, 18]}', "model": "other", "fingerprint": "beef", "codebook_size": "1001"}
+    rewritten(codes, sealed=False, **{change: changes[change]})
+    assert "are damaged (their SHA-256 is not the one in the file)" in refusal(codes)
+
+
+def test_files_of_versions_one_and_two_are_still_read(path, codes):
+    for old, version in ((path, "1"), (codes, "2")):
+        before = read_latents(old)
+        after = read_latents(rewritten(old, format_version=version))
+        assert all(torch.equal(a.values, b.values) for a, b in zip(before.latents, after.latents, strict=True))
+        assert (after.model, after.codebook_size) == (before.model, before.codebook_size)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_latent_that_is_not_finite_is_neither_written_nor_read(path, tmp_path, value):
+    broken = content("b")
+    broken.latents[0].values[3, 1, 2] = value
+    with pytest.raises(DataError, match=r"^Latent 'b' holds NaN or infinity\. Latents are finite\. Encode it again\.$"):
+        write_latents(tmp_path / "new", broken)
+    assert not (tmp_path / "new").exists()
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in ("a", "b")}, file.metadata()
+    tensors["b"][3, 1, 2] = value
+    save_file(tensors, path, metadata=metadata | {"sha256": seal(tensors, metadata)})
+    assert "are damaged ('b' holds NaN or infinity)" in refusal(path)
+
+
+def test_sizes_that_are_nested_deeply_are_refused(path):
+    assert "are damaged (it is nested too deeply)" in refusal(rewritten(path, sizes="[" * 10**5 + "]" * 10**5))
 
 
 def test_a_cut_off_file_is_refused(path):
@@ -198,11 +246,11 @@ def test_a_latent_that_contradicts_its_size_does_not_fit(path):
         grown.check_fits(**FITS)
 
 
-def test_a_file_of_latents_is_what_version_one_was(path):
+def test_a_file_of_latents_holds_no_codebook(path):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert set(metadata) == {"format", "format_version", "model", "fingerprint", "sizes", "sha256"}
-    assert metadata["format_version"] == "1"
+    assert metadata["format_version"] == "3"
 
 
 # -------------------------------------------------------------------------------------------------------------- tokens
@@ -249,9 +297,9 @@ def test_indices_are_stored_in_the_smallest_integers_that_hold_the_codebook(tmp_
     assert read.stored_bytes(read.latents[0]) == 3 * dtype.itemsize
 
 
-def test_a_file_of_indices_has_version_two_which_older_releases_refuse_by_its_number(codes):
+def test_a_file_of_indices_names_the_size_of_its_codebook(codes):
     with safe_open(codes, framework="np") as file:
-        assert file.metadata()["format_version"] == "2"
+        assert file.metadata()["codebook_size"] == "1000"
         assert file.metadata()["codebook_size"] == "1000"
         assert file.get_tensor("a").tolist() == [[0, 1, 2], [300, 500, 999]]
 
@@ -309,12 +357,11 @@ def test_indices_outside_the_codebook_are_refused(codes):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"codebook_size": None}, "are damaged ('codebook_size')"),
+        ({"codebook_size": None}, "are damaged (odd name, values or size of 'a')"),
         ({"codebook_size": "many"}, "are damaged (invalid literal"),
         ({"codebook_size": "0"}, "are damaged (odd codebook size 0)"),
         ({"codebook_size": "4294967296"}, "are damaged (odd codebook size 4294967296)"),
         ({"codebook_size": "100000"}, "are damaged (odd name, values or size of 'a')"),
-        ({"format_version": "1"}, "are damaged (odd name, values or size of 'a')"),
     ],
 )
 def test_damaged_files_of_indices_are_refused(codes, changes, text):

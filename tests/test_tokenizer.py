@@ -190,7 +190,7 @@ def test_what_is_no_batch_of_images_is_refused(tokenizer, bad, text):
             r"Size \(25, 32\) does not fit a latent that covers \(24, 32\)\. Pass a size",
         ),
         ((2, 16, 3, 4), {"size": (0, 3)}, r"Size \(0, 3\) does not fit"),
-        ((2, 16, 3, 4), {"steps": 0}, r"Steps per stage 0 is less than 1"),
+        ((2, 16, 3, 4), {"steps": 0}, r"Steps per stage 0 is outside 1 to 10,000"),
         (
             (2, 16, 3, 4),
             {"tile": 100},
@@ -225,7 +225,7 @@ def test_a_model_specification_names_a_model_and_its_steps(text, name, steps):
 
 @pytest.mark.parametrize("text", ["photo@0", "photo@-1", "photo@x", "photo@", "photo@1.5", "photo@²", "photo@ 8"])
 def test_wrong_steps_in_a_model_specification_are_refused(text):
-    with pytest.raises(ConfigError, match=r"Steps per stage '.*' in 'photo@.*' is not a whole number of 1 or more"):
+    with pytest.raises(ConfigError, match=r"Steps per stage '.*' of model 'photo' is not a whole number of 1 to"):
         parse_model_spec(text)
 
 
@@ -305,11 +305,11 @@ def test_the_schedule_follows_from_the_ladder(tokenizer):
         (LadderConfig, {"num_stages": 0}, "Number of stages 0 is outside 1 to 8"),
         (LadderConfig, {"num_stages": 9}, "Number of stages 9 is outside 1 to 8"),
         (LadderConfig, {"gamma": math.nan}, r"gamma nan is outside \(0, 1/3\]"),
-        (TokenizerConfig, {"latent_channels": 0}, "Latent channels 0 is less than 1"),
-        (TokenizerConfig, {"steps_per_stage": 0}, "Steps per stage 0 is less than 1"),
-        (TokenizerConfig, {"tile": -1}, r"^Tile side -1 is negative\. Pass the side of a tile, or 0 for no tiles\.$"),
-        (ConvEncoderConfig, {"stride": 2}, "Encoder stride 2 is not 4, 8, 16"),
-        (ConvEncoderConfig, {"width": 0}, "Encoder sizes width=0"),
+        (TokenizerConfig, {"latent_channels": 0}, "Tokenizer latent_channels 0 is outside 1 to"),
+        (TokenizerConfig, {"steps_per_stage": 0}, "Tokenizer steps_per_stage 0 is outside 1 to 10,000"),
+        (TokenizerConfig, {"tile": -1}, r"^Tokenizer tile -1 is outside 0 to 65,536\."),
+        (ConvEncoderConfig, {"stride": 2}, "Encoder stride 2 is outside 4 to 64"),
+        (ConvEncoderConfig, {"width": 0}, "Encoder width 0 is outside 1 to"),
     ],
 )
 def test_configurations_are_checked_when_they_are_made(config, values, text):

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from stepladder.errors import CheckpointError, OutputError
-from stepladder.files import write_atomically
+from stepladder.files import parse_json, write_atomically
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "read_checkpoint", "write_checkpoint"]
 
@@ -60,7 +60,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Reads configuration and weights (in float32) of a checkpoint folder.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, or of another format version.
+        CheckpointError: If a file is missing or damaged, of another format version, or a weight is not finite.
     """
     description = _read_description(folder / CONFIG_FILE)
     weights_file = folder / WEIGHTS_FILE
@@ -76,14 +76,26 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         weights = load(blob)
     except SafetensorError as error:
         raise CheckpointError(f"{weights_file} is not a safetensors file ({error}). Export the model again.") from error
-    return description["tokenizer"], {
-        name: value.float() if value.is_floating_point() else value for name, value in weights.items()
-    }
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    for name, value in floats.items():
+        _check_weight(name, value, weights_file)
+    return description["tokenizer"], floats
+
+
+def _check_weight(name: str, value: Tensor, file: Path) -> None:
+    """A weight that is no finite real number makes black pictures."""
+    if value.is_complex():
+        raise CheckpointError(f"Weight '{name}' of {file} is complex. Weights are real. Export the model again.")
+    if not value.isfinite().all():
+        raise CheckpointError(
+            f"Weight '{name}' of {file} holds NaN or infinity. Weights are finite. Use another copy of the model, or a "
+            "checkpoint from before its training broke."
+        )
 
 
 def _read_description(file: Path) -> dict[str, Any]:
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        description = parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"Cannot read {file}: {error.strerror}. A model folder holds it.") from error
     except ValueError as error:

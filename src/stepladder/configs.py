@@ -16,10 +16,58 @@ from cattrs.gen import make_dict_structure_fn
 
 from stepladder.errors import ConfigError
 
-__all__ = ["structure", "unstructure"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_STEPS",
+    "MAX_WIDTH",
+    "check_between",
+    "check_number",
+    "structure",
+    "unstructure",
+]
+
+MAX_WIDTH = 16_384
+"""Most channels or features of one layer: far above what is in use, and still a network that can be described."""
+MAX_DEPTH = 512
+"""Most blocks in a row."""
+MAX_STEPS = 10_000
+"""Most steps in one stage."""
+
+_LONGEST = 80
+"""Characters of a value that a message shows."""
 
 Config = TypeVar("Config")
 Hook: TypeAlias = Callable[[Any, Any], Any]
+
+
+def check_between(config: object, low: float, high: float, *names: str, where: str, usual: str) -> None:
+    """Checks fields of a configuration that somebody else may have written: a huge number would fill the machine.
+
+    Args:
+        config: Holds the fields.
+        low: The least that is accepted.
+        high: The most.
+        names: Of the fields; one that is None is left out.
+        where: What the configuration is of, for the message.
+        usual: Usual values, for the message.
+
+    Raises:
+        ConfigError: If a value is outside, or no number.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None:
+            check_number(value, low, high, name=f"{where} {name}", usual=usual)
+
+
+def check_number(value: float, low: float, high: float, *, name: str, usual: str) -> None:
+    """The same for one number.
+
+    Raises:
+        ConfigError: If it is outside, or no number.
+    """
+    if not low <= value <= high:
+        raise ConfigError(f"{name} {_quoted(value)} is outside {low:,} to {high:,}. Usual values: {usual}.")
 
 
 def structure(data: Mapping[str, Any], config: type[Config], *, where: str) -> Config:
@@ -38,6 +86,8 @@ def structure(data: Mapping[str, Any], config: type[Config], *, where: str) -> C
     except ClassValidationError as error:
         path, cause = min(_leaves(error), key=_rank)
         raise ConfigError(f"{where}: {_explain(path, cause)}") from error
+    except RecursionError:
+        raise ConfigError(f"{where}: it is nested too deeply. Write each value where its key stands.") from None
 
 
 def unstructure(config: object) -> dict[str, Any]:
@@ -77,6 +127,14 @@ def _explain(path: str, cause: BaseException) -> str:
     return f"Value of '{path}' does not fit: {cause}"
 
 
+def _quoted(value: object) -> str:
+    """A value as a message shows it: whoever wrote the file may have written a million digits."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_LONGEST:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
 def _inside(path: str) -> str:
     return f" in '{path}'" if path else ""
 
@@ -90,7 +148,7 @@ def _plain(kind: type) -> Hook:
 
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{value!r} is not of type {kind.__name__}. Write a value of that type.")
+            raise TypeError(f"{_quoted(value)} is not of type {kind.__name__}. Write a value of that type.")
         return kind(value)
 
     return hook
@@ -101,7 +159,8 @@ def _literal(kind: Any) -> Hook:
 
     def hook(value: Any, _: Any) -> Any:
         if value not in accepted:
-            raise ValueError(f"{value!r} is unknown. Accepted: {', '.join(map(repr, accepted))}. Choose one of them.")
+            known = ", ".join(map(repr, accepted))
+            raise ValueError(f"{_quoted(value)} is unknown. Accepted: {known}. Choose one of them.")
         return value
 
     return hook
@@ -114,7 +173,7 @@ def _sequence(kind: Any, converter: cattrs.Converter) -> Hook:
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, list | tuple) or (fixed and len(value) != len(kinds)):
             wanted = f"a list of {len(kinds)} values" if fixed else "a list"
-            raise TypeError(f"{value!r} is not {wanted}. Write it in square brackets.")
+            raise TypeError(f"{_quoted(value)} is not {wanted}. Write it in square brackets.")
         items = zip(value, kinds if fixed else kinds * len(value), strict=True)
         return get_origin(kind)(converter.structure(item, item_kind) for item, item_kind in items)
 
@@ -127,7 +186,7 @@ def _table(config: Any, converter: cattrs.Converter) -> Hook:
 
     def hook(value: Any, kind: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise TypeError(f"{value!r} is no table. Write a table with keys of: {', '.join(_keys(config))}.")
+            raise TypeError(f"{_quoted(value)} is no table. Write a table with keys of: {', '.join(_keys(config))}.")
         return build(value, kind)
 
     return hook
@@ -141,7 +200,8 @@ def _choice(union: Any, converter: cattrs.Converter) -> Hook:
         kind = value.get("kind") if isinstance(value, Mapping) else None
         if not isinstance(kind, str) or kind not in configs:
             accepted = ", ".join(map(repr, configs))
-            raise TypeError(f"its kind is {kind!r}. Accepted: {accepted}. Set the key 'kind' to one of them.")
+            wrong = "its key 'kind' is missing" if kind is None else f"its kind is {_quoted(kind)}"
+            raise TypeError(f"{wrong}. Accepted: {accepted}. Set the key 'kind' to one of them.")
         return converter.structure(value, configs[kind])
 
     return hook

@@ -1,16 +1,17 @@
-"""Files that are written whole or not at all: to a temporary name in the same folder, then moved into place."""
+"""Files: written whole or not at all, to a temporary name in the same folder, then moved into place; parsed JSON."""
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from stepladder.errors import OutputError
 
-__all__ = ["PathLike", "reason", "write_atomically"]
+__all__ = ["PathLike", "parse_json", "reason", "write_atomically"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -46,6 +47,18 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, force: bool
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Plain data of a JSON text.
+
+    Raises:
+        ValueError: If it is no JSON, or nested more deeply than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def reason(error: BaseException) -> str:

@@ -129,8 +129,15 @@ def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
-    """An image in [-1, 1], on any device, to 8-bit RGB."""
-    return Image.fromarray(to_uint8(image.detach()).permute(1, 2, 0).contiguous().cpu().numpy())
+    """An image in [-1, 1], on any device, to 8-bit RGB.
+
+    Raises:
+        ImageError: If it holds NaN, which would turn black.
+    """
+    image = image.detach().cpu()
+    if image.isnan().any():
+        raise ImageError("The image holds NaN. Pixels are numbers in [-1, 1]. Use a model whose weights are sound.")
+    return Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().numpy())
 
 
 def pad_to_multiple(images: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c ph pw"]:

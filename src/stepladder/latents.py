@@ -5,14 +5,14 @@ One tensor for each image, under the name of the image. A model with a continuou
 uint8, uint16 and int32 that holds the codebook. The metadata holds
 
     format = "stepladder-latents"
-    format_version = "1" for latents, "2" for indices
+    format_version = "3"
     model           what encoded them, as it was named then
     fingerprint     of its encoder: latents fit every model whose encoder has the same one
-    codebook_size   K, in version 2: indices are 0 .. K - 1
+    codebook_size   K, where indices are stored: they are 0 .. K - 1
     sizes           JSON object, image name -> [H, W], to which a decode crops
-    sha256          of names and values, so that a damaged file is an error and never a worse picture
+    sha256          of names, values and all of the above, so that a damaged file is an error and never a worse picture
 
-Releases that know version 1 only refuse version 2 by its number, and still read the latents of continuous models.
+Versions 1 (latents) and 2 (indices) are read as well; their hash is of names and values alone.
 
 Any program that reads safetensors can read the latents: https://github.com/huggingface/safetensors
 """
@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stepladder.errors import DataError, ImageError
-from stepladder.files import PathLike, write_atomically
+from stepladder.files import PathLike, parse_json, write_atomically
 from stepladder.layouts import Layout
 
 __all__ = [
-    "INDICES_VERSION",
     "LATENTS_FORMAT",
     "LATENTS_VERSION",
     "LatentFile",
@@ -49,11 +48,11 @@ __all__ = [
 ]
 
 LATENTS_FORMAT = "stepladder-latents"
-LATENTS_VERSION = "1"
-"""Of files of latents. Rises with every change that older code could not read."""
-INDICES_VERSION = "2"
-"""Of files of code indices."""
+LATENTS_VERSION = "3"
+"""Of the files that are written. Rises with every change that older code could not read."""
 
+_UNPROTECTED = ("1", "2")
+"""Versions whose hash leaves the metadata out."""
 _RESERVED = "__metadata__"
 
 
@@ -169,7 +168,8 @@ def write_latents(path: PathLike, content: LatentFile, *, force: bool = False) -
     """Writes a latent file, whole or not at all.
 
     Raises:
-        DataError: If there are no latents, two have one name, a name cannot be that of a file, or an index is no code.
+        DataError: If there are no latents, two have one name, a name cannot be that of a file, a latent is not finite,
+            or an index is no code.
         OutputError: If `path` exists and `force` is not set, or it cannot be written.
     """
     check_names(stored.name for stored in content.latents)
@@ -178,17 +178,19 @@ def write_latents(path: PathLike, content: LatentFile, *, force: bool = False) -
     size = content.codebook_size
     if size is not None and (odd := _first_outside(content.latents, size)):
         raise DataError(f"Cannot store latents: {odd}. The model's weights are damaged: use another copy of it.")
+    for stored in content.latents:
+        if not stored.values.isfinite().all():
+            raise DataError(f"Latent '{stored.name}' holds NaN or infinity. Latents are finite. Encode it again.")
     tensors = {stored.name: stored.values.detach().to("cpu", content.dtype).contiguous() for stored in content.latents}
     metadata = {
         "format": LATENTS_FORMAT,
-        "format_version": LATENTS_VERSION if size is None else INDICES_VERSION,
+        "format_version": LATENTS_VERSION,
         "model": content.model,
         "fingerprint": content.fingerprint,
         **({} if size is None else {"codebook_size": str(size)}),
         "sizes": json.dumps({stored.name: stored.size for stored in content.latents}),
-        "sha256": _digest(tensors.items()),
     }
-    blob = save(tensors, metadata=metadata)
+    blob = save(tensors, metadata={**metadata, "sha256": _digest(tensors, metadata)})
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(blob), force=force)
 
 
@@ -211,10 +213,10 @@ def read_latents(path: PathLike) -> LatentFile:
         ) from error
     if metadata.get("format") != LATENTS_FORMAT:
         raise DataError(f"{path} holds no latents of images. Accepted: what `stepladder encode` writes.")
-    if metadata.get("format_version") not in (LATENTS_VERSION, INDICES_VERSION):
+    if metadata.get("format_version") not in (*_UNPROTECTED, LATENTS_VERSION):
         raise DataError(
             f"{path} has format version {metadata.get('format_version')}. "
-            f"Accepted: {LATENTS_VERSION} and {INDICES_VERSION}. "
+            f"Accepted: {', '.join(_UNPROTECTED)} and {LATENTS_VERSION}. "
             "Use the release of stepladder that wrote it, or encode again."
         )
     try:
@@ -224,11 +226,11 @@ def read_latents(path: PathLike) -> LatentFile:
 
 
 def _content(metadata: dict[str, str], tensors: dict[str, Tensor]) -> LatentFile:
-    if _digest(tensors.items()) != metadata["sha256"]:
+    if _digest(tensors, metadata) != metadata["sha256"]:
         raise ValueError("their SHA-256 is not the one in the file")
     codebook_size = _codebook_size(metadata)
     dtype = torch.float32 if codebook_size is None else index_dtype(codebook_size)
-    sizes = json.loads(metadata["sizes"])
+    sizes = parse_json(metadata["sizes"])
     if not tensors or set(sizes) != set(tensors):
         raise ValueError("names and sizes do not belong together")
     latents = []
@@ -236,6 +238,8 @@ def _content(metadata: dict[str, str], tensors: dict[str, Tensor]) -> LatentFile
         height, width = sizes[name]
         if not _is_plain(name) or values.dtype != dtype or not (_is_side(height) and _is_side(width)):
             raise ValueError(f"odd name, values or size of {name!r}")
+        if not values.isfinite().all():
+            raise ValueError(f"{name!r} holds NaN or infinity")
         values = values if codebook_size is None else values.long()
         latents.append(StoredLatent(name=name, values=values, size=(height, width)))
     if codebook_size is not None and (odd := _first_outside(latents, codebook_size)):
@@ -249,7 +253,7 @@ def _content(metadata: dict[str, str], tensors: dict[str, Tensor]) -> LatentFile
 
 
 def _codebook_size(metadata: dict[str, str]) -> int | None:
-    if metadata["format_version"] == LATENTS_VERSION:
+    if "codebook_size" not in metadata:
         return None
     size = int(metadata["codebook_size"])
     if not 0 < size <= torch.iinfo(torch.int32).max:
@@ -276,11 +280,14 @@ def _without_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[1:] if len(shape) == 3 else shape[:1]
 
 
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.numpy().tobytes())
+    if metadata["format_version"] not in _UNPROTECTED:
+        protected = {key: value for key, value in metadata.items() if key != "sha256"}
+        digest.update(json.dumps(protected, sort_keys=True).encode())
     return digest.hexdigest()
 
 

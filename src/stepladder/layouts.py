@@ -19,7 +19,7 @@ from stepladder.errors import ConfigError, ImageError
 from stepladder.images import pad_to_multiple
 from stepladder.nn.rotary import token_grid
 
-__all__ = ["GridLayout", "Layout", "TokenLayout", "check_side", "token_cell"]
+__all__ = ["GridLayout", "Layout", "TokenLayout", "check_finite", "check_side", "token_cell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,20 @@ def check_side(layout: Layout, side: int, model: str) -> None:
     if isinstance(layout, TokenLayout) and side != layout.side:
         only = layout.side
         raise ConfigError(f"Image side {side} does not fit {model}. It takes {only} x {only} only. Pass --size {only}.")
+
+
+def check_finite(latent: Float[Tensor, "b ..."]) -> None:
+    """Checks a batch of latents, which would decode to black pictures otherwise.
+
+    Raises:
+        ValueError: If one of them holds NaN or infinity.
+    """
+    finite = latent.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise ValueError(
+            f"Latent {finite.index(False)} of {len(finite)} holds NaN or infinity. Latents are finite numbers. Encode "
+            "the image again."
+        )
 
 
 def _misfit(latent: Tensor, accepted: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from stepladder.configs import MAX_STEPS
 from stepladder.errors import CheckpointError, ConfigError
 
 __all__ = ["ModelSpec", "embedded_models", "find_model", "parse_model_spec"]
@@ -30,15 +31,18 @@ def parse_model_spec(text: str) -> ModelSpec:
     """Reads `MODEL` or `MODEL@N`.
 
     Raises:
-        ConfigError: If N is not a whole number of 1 or more, or the name is empty.
+        ConfigError: If N is not a whole number of 1 to `MAX_STEPS`, or the name is empty.
     """
     name, at, steps = text.rpartition("@") if "@" in text else (text, "", "")
     if not name:
         raise ConfigError(f"Model '{text}' has no name. Write MODEL or MODEL@N, for example photo@8.")
     if not at:
         return ModelSpec(name)
-    if not steps.isascii() or not steps.isdigit() or int(steps) < 1:
-        raise ConfigError(f"Steps per stage '{steps}' in '{text}' is not a whole number of 1 or more. Write {name}@8.")
+    if not steps.isascii() or not steps.isdigit() or len(steps) > 9 or not 1 <= int(steps) <= MAX_STEPS:
+        raise ConfigError(
+            f"Steps per stage '{steps[:20]}' of model '{name}' is not a whole number of 1 to {MAX_STEPS:,}. "
+            f"Write {name}@8."
+        )
     return ModelSpec(name, int(steps))
 
 

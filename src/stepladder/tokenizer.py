@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
-from stepladder.configs import structure, unstructure
+from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, check_number, structure, unstructure
 from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
-from stepladder.layouts import GridLayout, Layout, TokenLayout
+from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
 from stepladder.sampling.grids import time_grids
@@ -43,6 +43,9 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
 ]
+
+MAX_TILE = 2**16
+"""Longest side of a tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,7 @@ class LadderConfig:
     """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_stages <= 8:
-            raise ConfigError(f"Number of stages {self.num_stages} is outside 1 to 8. Usual values: 1 to 4.")
+        check_number(self.num_stages, 1, 8, name="Number of stages", usual="1 to 4")
         if not 0 < self.gamma <= MAX_GAMMA:
             raise ConfigError(
                 f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3."
@@ -109,12 +111,9 @@ class TokenizerConfig:
     """One line on what the weights were trained on, and their limits."""
 
     def __post_init__(self) -> None:
-        if self.latent_channels < 1:
-            raise ConfigError(f"Latent channels {self.latent_channels} is less than 1. Pass 1 or more.")
-        if self.steps_per_stage < 1:
-            raise ConfigError(f"Steps per stage {self.steps_per_stage} is less than 1. Pass 1 or more.")
-        if self.tile < 0:
-            raise ConfigError(f"Tile side {self.tile} is negative. Pass the side of a tile, or 0 for no tiles.")
+        check_between(self, 1, MAX_WIDTH, "latent_channels", where="Tokenizer", usual="4 to 64")
+        check_between(self, 1, MAX_STEPS, "steps_per_stage", where="Tokenizer", usual="1 to 64")
+        check_between(self, 0, MAX_TILE, "tile", where="Tokenizer", usual="512 to 2048; 0 for no tiles")
 
     @property
     def layout(self) -> Layout:
@@ -226,7 +225,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit.
+            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit, or the
+                latent is not finite.
         """
         *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance)
         return image
@@ -245,6 +245,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
+        check_finite(latent)
         full = self.layout.covers(latent)
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):

@@ -214,7 +214,7 @@ def test_extreme_variances_stay_finite():
 
 
 def test_a_negative_weight_is_refused():
-    with pytest.raises(ConfigError, match=r"KL weight -1 is negative\. Accepted: 0 or more"):
+    with pytest.raises(ConfigError, match=r"KL weight -1 is outside 0 to 1,000,000\. Usual values: 1e-6 to 1e-3"):
         KLConfig(weight=-1)
 
 

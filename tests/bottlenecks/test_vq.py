@@ -187,10 +187,10 @@ def test_encoding_compiles_to_one_graph():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"codebook_size": 1}, r"Codebook size 1 is outside 2 to 2147483647\. Usual values"),
-        ({"codebook_size": 2**31}, r"Codebook size 2147483648 is outside"),
+        ({"codebook_size": 1}, r"VQ codebook_size 1 is outside 2 to 1,048,576\. Usual values"),
+        ({"codebook_size": 2**31}, r"VQ codebook_size 2147483648 is outside"),
         ({"decay": 1.0}, r"Codebook decay 1\.0 is outside \[0, 1\)\. Usual values"),
-        ({"commitment": -0.5}, r"Commitment weight -0\.5 is negative\. Accepted: 0 or more"),
+        ({"commitment": -0.5}, r"VQ commitment -0\.5 is outside 0 to 1,000,000"),
         ({"dead_below": 1.0}, r"Dead-code fraction 1\.0 is outside \[0, 1\)\. Usual"),
     ],
 )

@@ -119,13 +119,13 @@ def test_an_interrupt_is_one_line_and_exits_with_130(run, monkeypatch):
 def test_a_warning_of_the_library_is_one_line_of_talk(run, model, monkeypatch):
     import logging
 
-    from stepladder.summary import summarise
+    from stepladder.measure.summary import summarise
 
     def warn(tokenizer):
         logging.getLogger("stepladder.somewhere").warning("%d odd things", 3)
         return summarise(tokenizer)
 
-    monkeypatch.setattr("stepladder.summary.summarise", warn)
+    monkeypatch.setattr("stepladder.measure.summary.summarise", warn)
     for _ in range(2):
         assert run("info", model).stderr == "warning: 3 odd things\n"
 
@@ -146,3 +146,34 @@ def test_the_real_script_is_quiet_when_nobody_reads_and_when_interrupted(python)
     )
     done = python(code, "info", "x")
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+def test_a_command_that_is_terminated_leaves_no_temporary_file(python, tmp_path):
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom stepladder.cli import main\n"
+        "import stepladder.models as m\nfrom stepladder.files import write_atomically\n"
+        "def stop(place):\n"
+        "    place.write_bytes(b'half')\n"
+        "    print(len(list(place.parent.iterdir())), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "m.parse_model_spec = lambda text: write_atomically(Path(text, 'z.bin'), stop, force=True)\nmain()"
+    )
+    done = python(code, "info", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "1\n", "terminated\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+def test_closed_streams_are_no_tracebacks(python, tmp_path):
+    def closed(redirection):
+        command = [sys.executable, "-c", SCRIPT, "info", "photo"]
+        code = (
+            f"import subprocess; print(subprocess.run(['sh', '-c', 'exec \"$@\" {redirection}', 'sh', *{command!r}], "
+        )
+        code += "capture_output=True, text=True))"
+        return python(code).stdout
+
+    assert "returncode=1, stdout='', stderr='error: Standard output is closed." in closed(">&-")
+    assert "returncode=0" in closed("2>&-")
+    assert "returncode=1, stdout='', stderr='')" in closed(">&- 2>&-")

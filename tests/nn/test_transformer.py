@@ -158,9 +158,9 @@ def test_a_swiglu_layer_has_about_the_weights_of_a_plain_layer_of_four_times_the
 @pytest.mark.parametrize(
     ("sizes", "text"),
     [
-        ((0, 16, 1, 1), r"^Encoder patch 0 is less than 1\. Pass 1 or more\.$"),
-        ((8, 16, 0, 1), r"^Encoder depth 0 is less than 1\. Pass 1 or more\.$"),
-        ((8, 16, 1, -1), r"^Encoder heads -1 is less than 1\. Pass 1 or more\.$"),
+        ((0, 16, 1, 1), r"^Encoder patch 0 is outside 1 to 256\. Usual values: 4, 8, 16\.$"),
+        ((8, 16, 0, 1), r"^Encoder depth 0 is outside 1 to 512\. Usual values: 4 to 24\.$"),
+        ((8, 16, 1, -1), r"^Encoder heads -1 is outside 1 to 16,384\. Usual values: 4 to 16\.$"),
         ((12, 16, 1, 1), r"^Encoder patch 12 is not a power of two\. Usual values: 4, 8, 16\.$"),
         ((8, 20, 1, 2), r"^Encoder width 20 is not a multiple of 4 times its 2 heads\. Usual: 64 features for each"),
     ],

@@ -13,14 +13,11 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-UNPINNED = {"torch-fidelity"}
-"""Needs torchvision, so it is in no environment that the project is tested in."""
 
 
 def direct_requirements() -> list[Requirement]:
     lines = {*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)}
-    requirements = [Requirement(line) for line in sorted(lines)]
-    return [requirement for requirement in requirements if requirement.name not in UNPINNED]
+    return [Requirement(line) for line in sorted(lines)]
 
 
 def pins() -> Iterator[tuple[str, Version]]:

@@ -41,7 +41,7 @@ def test_each_stage_may_take_its_own_number_of_steps() -> None:
 
 def test_wrong_steps_are_refused() -> None:
     schedule = StageSchedule.uniform(3)
-    with pytest.raises(ValueError, match="Steps per stage 0 is less than 1"):
+    with pytest.raises(ValueError, match="Steps per stage 0 is outside 1 to 10,000"):
         steps_per_stage(schedule, 0)
     with pytest.raises(ValueError, match="2 numbers of steps for 3 stages"):
         steps_per_stage(schedule, (1, 2))

@@ -48,6 +48,10 @@ class FSQConfig:
     def __post_init__(self) -> None:
         if not self.levels:
             raise ConfigError("FSQ levels are empty. Accepted: one number for each channel. Usual: [8, 5, 5, 5].")
+        if len(self.levels) > MAX_CODES.bit_length():
+            raise ConfigError(
+                f"FSQ levels are {len(self.levels)} numbers, which make over {MAX_CODES} codes. Use fewer channels."
+            )
         odd = [level for level in self.levels if not 2 <= level <= _MAX_LEVEL]
         if odd:
             raise ConfigError(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepladder.bottlenecks.base import BottleneckOutput, LatentScale, channel_dim
-from stepladder.errors import ConfigError
+from stepladder.configs import check_between
 from stepladder.sampling.randomness import normal
 
 __all__ = ["GaussianPosterior", "KLBottleneck", "KLConfig"]
@@ -30,8 +30,7 @@ class KLConfig:
     """Weight of the divergence, averaged over the values of the latent, in the training loss; at least 0."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ConfigError(f"KL weight {self.weight} is negative. Accepted: 0 or more. Usual values: 1e-6 to 1e-3.")
+        check_between(self, 0, 10**6, "weight", where="KL", usual="1e-6 to 1e-3")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,14 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
-from stepladder.bottlenecks.codes import MAX_CODES, code_statistics, from_rows, straight_through, to_rows
+from stepladder.bottlenecks.codes import code_statistics, from_rows, straight_through, to_rows
+from stepladder.configs import check_between
 from stepladder.errors import ConfigError
 
 __all__ = ["VQBottleneck", "VQConfig"]
+
+_MAX_VECTORS = 2**20
+"""Most codes: each is compared with every vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +59,10 @@ class VQConfig:
     never. A code that nothing uses is dead after log(dead_below) / log(decay) steps, 390 by default."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.codebook_size <= MAX_CODES:
-            raise ConfigError(
-                f"Codebook size {self.codebook_size} is outside 2 to {MAX_CODES}. Usual values: 512 to 16384."
-            )
+        check_between(self, 2, _MAX_VECTORS, "codebook_size", where="VQ", usual="512 to 16384")
         if not 0 <= self.decay < 1:
             raise ConfigError(f"Codebook decay {self.decay} is outside [0, 1). Usual values: 0.9 to 0.999.")
-        if self.commitment < 0:
-            raise ConfigError(f"Commitment weight {self.commitment} is negative. Accepted: 0 or more. Usual: 0.25.")
+        check_between(self, 0, 10**6, "commitment", where="VQ", usual="0.25")
         if not 0 <= self.dead_below < 1:
             raise ConfigError(f"Dead-code fraction {self.dead_below} is outside [0, 1). Usual: 0.02; 0 for never.")
 

@@ -1,16 +1,19 @@
 """The command line: translation between words and the library, one file per command.
 
 Results go to stdout, talk and progress to stderr. Exit codes: 0 done; 1 failed, or a part of the inputs failed; 2 wrong
-usage or configuration; 130 interrupted. An error is one line; `--debug`, before or after the command, shows its
-traceback. Only an error that nobody foresaw shows its traceback by itself.
+usage or configuration; 130 interrupted; 143 terminated. An error is one line; `--debug`, before or after the command,
+shows its traceback. Only an error that nobody foresaw shows its traceback by itself.
 
 Nothing heavy is imported before a command runs: `stepladder --help` loads neither torch nor PIL.
 """
 
+import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,12 +22,20 @@ from typer.core import TyperGroup
 from stepladder import __version__
 from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, train
 from stepladder.cli._output import SMALLER, explain, is_out_of_memory, print_text, say
-from stepladder.errors import ConfigError, StepladderError
+from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
 from stepladder.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_TERMINATED = 143
+_EXTRA_OF = {"accelerate": "train"}
+"""What whole layers import, and the extra that it comes with; adapters say so themselves."""
+_LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
+
+
+class _Terminated(SystemExit):
+    """The process was asked to end. It unwinds, so that nothing half written stays behind."""
 
 
 class _Commands(TyperGroup):
@@ -39,6 +50,8 @@ class _Commands(TyperGroup):
             sys.stdout.flush()
         except (typer.Abort, KeyboardInterrupt):
             code = _INTERRUPTED
+        except _Terminated:
+            code = _TERMINATED
         except BrokenPipeError:
             code = _leave_broken_pipe()
         except Exception as error:
@@ -46,8 +59,8 @@ class _Commands(TyperGroup):
             if code is None:
                 raise
             explain(_in_plain_words(error), debug=debug)
-        if code == _INTERRUPTED:
-            say("interrupted")
+        if code in _LAST_WORDS:
+            say(_LAST_WORDS[code])
         sys.exit(code or 0)
 
 
@@ -58,8 +71,21 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line; the entry point of the `stepladder` script."""
+    if sys.stderr is None:  # closed: what is said goes nowhere, and not into the results
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the end)
+    if sys.stdout is None:
+        say("error: Standard output is closed. Results are printed there. Redirect it to a file or to /dev/null.")
+        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no reason to fail
+    signal.signal(signal.SIGTERM, _terminate)
     keep_freed_memory()
     app()
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise _Terminated(_TERMINATED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -116,6 +142,8 @@ def _exit_code(error: Exception) -> int | None:
     """What a foreseen error exits with; None for one that nobody foresaw."""
     if isinstance(error, ConfigError) or _is_usage(error):
         return 2
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA_OF:
+        return 1
     return 1 if isinstance(error, StepladderError | OSError) or is_out_of_memory(error) else None
 
 
@@ -125,6 +153,14 @@ def _is_usage(error: Exception) -> bool:
 
 
 def _in_plain_words(error: Exception) -> Exception:
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA_OF:
+        extra = _EXTRA_OF[error.name]
+        said = (
+            f"This command needs the package {error.name}, which is not installed. It comes with the extra '{extra}'. "
+        )
+        return MissingDependencyError(f"{said}Run pip install 'stepladder[{extra}]'.").with_traceback(
+            error.__traceback__
+        )
     if _is_usage(error):
         context = getattr(error, "ctx", None)
         place = context.command_path if context else "stepladder"

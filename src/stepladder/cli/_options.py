@@ -7,6 +7,7 @@ import typer
 
 __all__ = [
     "DEFAULT_MODEL",
+    "MAX_SIZE",
     "Batch",
     "Device",
     "Force",
@@ -23,6 +24,9 @@ __all__ = [
 DEFAULT_MODEL = "photo"
 
 _MAX_SEED = 2**63 - 1
+MAX_SIZE = 2**14
+"""Longest side to which images are resized."""
+_MAX_BATCH = 2**16
 
 Images: TypeAlias = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of images.", show_default=False)
@@ -49,11 +53,14 @@ Device: TypeAlias = Annotated[
     str | None,
     typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps; without it, CUDA where there is one.", show_default=False),
 ]
-Batch: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Images that are decoded together.")]
+Batch: TypeAlias = Annotated[
+    int, typer.Option(min=1, max=_MAX_BATCH, metavar="B", help="Images that are worked on together.")
+]
 Size: TypeAlias = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MAX_SIZE,
         metavar="N",
         help="Cut each image to its central square and resize it to N x N first. Without it, images stay as they are.",
         show_default=False,
@@ -62,6 +69,7 @@ Size: TypeAlias = Annotated[
 Tile: TypeAlias = Annotated[
     int | None,
     typer.Option(
+        max=2**16,
         metavar="N",
         help="Decode stages with a longer side in tiles of this side; 0 for none. Without it, as the model says.",
         show_default=False,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._models import load_model, pick_device
-from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Force, Json, Seed
+from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Batch, Device, Force, Json, Seed
 from stepladder.cli._output import print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from stepladder.benchmarking import BenchmarkReport, BenchmarkRow
+    from stepladder.measure.benchmarking import BenchmarkReport, BenchmarkRow
 
 __all__ = ["benchmark"]
 
@@ -53,6 +53,7 @@ Sizes = Annotated[
     typer.Option(
         "--size",
         min=1,
+        max=MAX_SIZE,
         metavar="PIXELS",
         help="Side of the images, 256 by default; may be repeated.",
         show_default=False,
@@ -64,7 +65,7 @@ Against = Annotated[
         metavar="NAME", help="Also a decoder of diffusers: kl, tiny, or all; may be repeated.", show_default=False
     ),
 ]
-Repeats = Annotated[int, typer.Option(min=1, metavar="N", help="Timed decodes of each model at each size.")]
+Repeats = Annotated[int, typer.Option(min=1, max=10**6, metavar="N", help="Timed decodes of each model at each size.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the networks first.")]
 Dtype = Annotated[Precision, typer.Option(help="What the networks compute in.")]
 Plot = Annotated[
@@ -95,11 +96,11 @@ def benchmark(
 
     import torch
 
-    from stepladder.benchmarking import benchmark as measure
-    from stepladder.benchmarking import tokenizer_contender
     from stepladder.images import save_png
     from stepladder.integrations.diffusers import find_decoders
     from stepladder.integrations.matplotlib import benchmark_plotter
+    from stepladder.measure.benchmarking import benchmark as measure
+    from stepladder.measure.contenders import tokenizer_contender
 
     place = pick_device(device)
     draw = benchmark_plotter() if plot else None
@@ -139,19 +140,7 @@ def _check_plot(plot: Path, *, force: bool) -> None:
 
 def _print(report: "BenchmarkReport") -> None:
     print_table(
-        (
-            "model",
-            "side",
-            "evaluations",
-            "GFLOP",
-            "s/image",
-            "min",
-            "max",
-            "s in each stage",
-            "MiB",
-            "of peak",
-            "faster",
-        ),
+        _HEADINGS,
         [tuple(_cells(row)) for row in report.rows],
         title=f"{report.conditions}; matrix products reach {report.matmul_peak_gflops:.4g} GFLOP/s",
     )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import Batch, Device, Json, Seed
+from stepladder.cli._options import MAX_SIZE, Batch, Device, Json, Seed
 from stepladder.cli._output import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
-    from stepladder.evaluation import Report
+    from stepladder.measure.evaluation import Report
 
 __all__ = ["evaluate"]
 
@@ -28,7 +28,9 @@ Models = Annotated[
         metavar="MODEL@N", help="Embedded names, folders or hub ids; @N sets N steps per stage.", show_default=False
     ),
 ]
-Size = Annotated[int, typer.Option(min=1, metavar="PIXELS", help="Side of the square that images are cut to.")]
+Size = Annotated[
+    int, typer.Option(min=1, max=MAX_SIZE, metavar="PIXELS", help="Side of the square that images are cut to.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many images.", show_default=False)]
 
 
@@ -47,7 +49,7 @@ def evaluate(
     All models see the same images, cut to the central square and resized. Exits with 1 if an image could not be read.
     """
     from stepladder.data import open_source
-    from stepladder.evaluation import evaluate as measure
+    from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
 
     specs = [parse_model_spec(model) for model in models]

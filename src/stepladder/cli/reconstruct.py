@@ -64,7 +64,7 @@ def reconstruct(
 
     from stepladder.images import centre_crop_resize, load_image, save_png, side_by_side
     from stepladder.layouts import check_side
-    from stepladder.reconstruction import reconstruct as there_and_back
+    from stepladder.measure.reconstruction import reconstruct as there_and_back
 
     tokenizer, spec = load_model(model, device)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)

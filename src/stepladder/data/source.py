@@ -12,6 +12,7 @@ given if they are of one kind. What exists on disk always wins over a hub id of 
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ __all__ = ["ImageSource", "open_source"]
 
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>\S+))?")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_SHARDS = 100_000
 _ACCEPTED = "Data is a folder of images, .tar shards, .parquet files (wildcards allowed), or a hub data set owner/name"
 
 
@@ -87,12 +89,23 @@ def _expand(entry: str) -> list[Path]:
     path = Path(entry).expanduser()
     if path.exists():
         return [path]
+    _check_ranges(str(path))
     patterns = list(_expand_ranges(str(path)))
     missing = [pattern for pattern in patterns if not glob.has_magic(pattern) and not Path(pattern).exists()]
     found = sorted({Path(match) for pattern in patterns for match in glob.glob(pattern, recursive=True)})  # noqa: PTH207
     if missing or not found:
         raise DataError(f"No data at '{missing[0] if missing else entry}'. {_ACCEPTED}. Check the path.")
     return found
+
+
+def _check_ranges(pattern: str) -> None:
+    """Refuses ranges that mean more paths than can be listed."""
+    ranges = _RANGE.findall(pattern)
+    longest = max((len(number) for numbers in ranges for number in numbers), default=0)
+    if longest > 9 or math.prod(int(last) - int(first) + 1 for first, last in ranges) > _MAX_SHARDS:
+        raise DataError(
+            f"The data '{pattern[:80]}' names too many shards. Up to {_MAX_SHARDS:,} are read. Write a shorter range."
+        )
 
 
 def _expand_ranges(pattern: str) -> Iterator[str]:

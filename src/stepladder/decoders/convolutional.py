@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_between
 from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ChannelNorm, Modulation, ResidualBlock, zero_init
@@ -71,12 +72,9 @@ class ConvDecoderConfig:
     """Whether a stage sees the features of the stage before beside its clean image."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "coarse_width", "context_width", "head_width", "embedding_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Decoder {name} {getattr(self, name)} is less than 1. Pass 1 or more.")
-        for name in ("depth", "coarse_depth", "context_depth"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"Decoder {name} {getattr(self, name)} is negative. Pass 0 or more.")
+        widths = ("width", "coarse_width", "context_width", "head_width", "embedding_width")
+        check_between(self, 1, MAX_WIDTH, *widths, where="Decoder", usual="16 to 512")
+        check_between(self, 0, MAX_DEPTH, "depth", "coarse_depth", "context_depth", where="Decoder", usual="2 to 8")
         if self.embedding_width % 2:
             raise ConfigError(f"Decoder embedding_width {self.embedding_width} is odd. Pass an even number.")
 

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stepladder.configs import MAX_WIDTH, check_between
 from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout, token_cell
@@ -71,8 +72,7 @@ class MMDiTDecoderConfig:
 
     def __post_init__(self) -> None:
         check_transformer("Decoder", self.patch, self.width, self.depth, self.heads)
-        if self.head_width < 0:
-            raise ConfigError(f"Decoder head_width {self.head_width} is negative. Pass 0 for none; usual value: 16.")
+        check_between(self, 0, MAX_WIDTH, "head_width", where="Decoder", usual="16; 0 for none")
 
 
 class MMDiTDecoder(DecoderNetwork):

@@ -15,10 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_between
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ResidualBlock, zero_init
 
 __all__ = ["ConvEncoder", "ConvEncoderConfig"]
+
+_MAX_STRIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +40,11 @@ class ConvEncoderConfig:
     """Residual blocks at the side of the latent."""
 
     def __post_init__(self) -> None:
-        if self.stride < 4 or self.stride & (self.stride - 1):
-            raise ConfigError(f"Encoder stride {self.stride} is not 4, 8, 16, ... Pass a power of two from 4 on.")
-        if self.width < 1 or self.depth < 0 or self.latent_depth < 0:
-            raise ConfigError(
-                f"Encoder sizes width={self.width}, depth={self.depth}, latent_depth={self.latent_depth} are not "
-                "positive. Pass a width of 1 or more and depths of 0 or more."
-            )
+        check_between(self, 4, _MAX_STRIDE, "stride", where="Encoder", usual="8 and 16")
+        if self.stride & (self.stride - 1):
+            raise ConfigError(f"Encoder stride {self.stride} is no power of two. Pass 4, 8, 16, 32 or 64.")
+        check_between(self, 1, MAX_WIDTH, "width", where="Encoder", usual="32 to 256")
+        check_between(self, 0, MAX_DEPTH, "depth", "latent_depth", where="Encoder", usual="2 to 8")
 
 
 class ConvEncoder(nn.Module):

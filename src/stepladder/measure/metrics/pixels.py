@@ -14,12 +14,10 @@ https://doi.org/10.1109/TIP.2003.819861
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.errors import ConfigError, MissingDependencyError
+from stepladder.errors import ConfigError
 from stepladder.images import to_uint8
 
 __all__ = ["SSIM_WINDOW", "colour_shift", "psnr", "quantise", "ssim"]
@@ -56,7 +54,6 @@ def ssim(images: Float[Tensor, "b 3 h w"], references: Float[Tensor, "b 3 h w"])
 
     Raises:
         ConfigError: If the shapes differ, or a side is below `SSIM_WINDOW`.
-        MissingDependencyError: If torchmetrics is not installed.
     """
     _check_shapes(images, references)
     height, width = images.shape[-2:]
@@ -65,7 +62,9 @@ def ssim(images: Float[Tensor, "b 3 h w"], references: Float[Tensor, "b 3 h w"])
             f"SSIM of an image of {height} x {width} pixels. Sides must be at least {SSIM_WINDOW}, the size of its "
             "window. Use larger images."
         )
-    _, local = _torchmetrics().structural_similarity_index_measure(
+    from torchmetrics.functional.image import structural_similarity_index_measure  # only where it is needed: it is slow
+
+    _, local = structural_similarity_index_measure(
         images, references, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )
     border = SSIM_WINDOW // 2  # torchmetrics mirrors the image at its borders and counts them
@@ -93,14 +92,3 @@ def _check_shapes(images: Tensor, references: Tensor) -> None:
             f"Images of shape {tuple(images.shape)} and references of shape {tuple(references.shape)}. Both must have "
             "one shape (B, 3, H, W). Crop or resize them first."
         )
-
-
-def _torchmetrics() -> ModuleType:
-    try:
-        import torchmetrics.functional.image
-    except ImportError as error:
-        raise MissingDependencyError(
-            "SSIM needs the package torchmetrics, which is not installed. Run pip install torchmetrics."
-        ) from error
-    module: ModuleType = torchmetrics.functional.image
-    return module

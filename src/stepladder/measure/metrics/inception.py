@@ -40,8 +40,8 @@ class InceptionFeatures(nn.Module):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise MissingDependencyError(
-                f"rFID needs the package torch-fidelity, which cannot be imported ({error}). Run pip install "
-                "torch-fidelity, with the torchvision of this torch."
+                f"rFID needs the package torch-fidelity, which cannot be imported ({error}). Install the "
+                "torchvision that belongs to this torch, then run pip install torch-fidelity."
             ) from error
         named = os.environ.get(_VARIABLE)
         path = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / _FILE

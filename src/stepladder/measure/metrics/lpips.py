@@ -110,8 +110,8 @@ def _weights_file() -> Path:
         if path.is_file():
             return path
     raise MissingDependencyError(
-        "LPIPS needs the weights of its layers, which come with the package torchmetrics. It is not installed, or "
-        "without them. Run pip install torchmetrics."
+        "LPIPS needs the weights of its layers, which come with the package torchmetrics. They are not in this copy of "
+        "it. Run pip install --force-reinstall --no-deps torchmetrics."
     )
 
 

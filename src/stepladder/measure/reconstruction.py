@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from stepladder.errors import MissingDependencyError
 from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
-from stepladder.metrics import psnr, quantise
+from stepladder.measure.metrics import psnr, quantise
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import Tokenizer
 
@@ -35,7 +34,7 @@ class Reconstruction:
     latent_bits: float
     """Of the latent as it is stored."""
     psnr_db: float | None
-    """Against the original; None where they are equal, or the metric is not installed."""
+    """Against the original; None where they are equal."""
     seconds: float
     """From pixels to pixels: encoding, decoding, and the copy from the device."""
 
@@ -74,10 +73,7 @@ def reconstruct(
     *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps, tile=tile, guidance=guidance)
     decoded = last.cpu()
     seconds = time.perf_counter() - started
-    try:
-        value = psnr(quantise(decoded), quantise(original)).item()
-    except MissingDependencyError:
-        value = math.nan
+    value = psnr(quantise(decoded), quantise(original)).item()
     values = code.latent[0] if code.indices is None else code.indices[0]
     return Reconstruction(
         image=to_pil(decoded[0]),
