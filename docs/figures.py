@@ -117,34 +117,31 @@ def noise_levels() -> Figure:
     return figure
 
 
-def jump_noise() -> Figure:
-    """Noise with repeated pixels, the noise that the jump adds, their sum, and what is correlated in each."""
+def jump_parts() -> tuple[Tensor, Tensor, Tensor]:
+    """Noise with repeated pixels, what the first jump of three stages adds to it, and their sum."""
     schedule = StageSchedule.uniform(3)
-    level, shape = schedule.stages[0].t_end, (1, 1, 256, 256)
+    level, gamma, shape = schedule.stages[0].t_end, schedule.gamma, (1, 1, 256, 256)
     before = level * normal(shape, generator(0))
-    repeated = up(before)
-    after = jump(before, t_end=level, gamma=schedule.gamma, generators=generators([1]))
-    added = jump(torch.zeros(shape), t_end=level, gamma=schedule.gamma, generators=generators([1]))
-    panels = {
-        f"end of stage 0, pixels repeated:\nnoise level {level:.2f}, in blocks": repeated,
-        "what the jump adds:\neach block sums to 0": added,
-        f"start of stage 1:\nnoise level {schedule.stages[1].t_start:.2f}, white": after,
-    }
+    after = jump(before, t_end=level, gamma=gamma, generators=generators([1]))
+    added = jump(torch.zeros(shape), t_end=level, gamma=gamma, generators=generators([1]))
+    return up(before), added, after
+
+
+def jump_noise() -> Figure:
+    """The noise before, in and after a jump, and what is correlated in each."""
+    first, second, *_ = StageSchedule.uniform(3).stages
+    titles = [
+        f"end of stage 0, pixels repeated:\nnoise level {first.t_end:.2f}, in blocks",
+        "what the jump adds:\neach block sums to 0",
+        f"start of stage 1:\nnoise level {second.t_start:.2f}, white",
+    ]
     figure = _figure(8.0, 4.6)
-    for place, (title, noise) in enumerate(panels.items()):
+    for place, (title, noise) in enumerate(zip(titles, jump_parts(), strict=True)):
         axes = figure.add_subplot(2, 3, place + 1)
         _show(axes, noise[..., :32, :32] / 2)
         axes.set_title(title, fontsize=9)
         axes = figure.add_subplot(2, 3, place + 4)
-        covariance = _block_covariance(noise)
-        axes.imshow(covariance, vmin=-0.7, vmax=0.7, cmap="PuOr")
-        for (row, column), value in np.ndenumerate(covariance):
-            text = f"{value:.2f}".replace("-0.00", "0.00")
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.4 else "black"
-            )
-        axes.set(xticks=[], yticks=[])
-        axes.grid(visible=False)
+        _show_matrix(axes, block_covariance(noise))
         if place == 0:
             axes.set_ylabel("covariance of the four\npixels of a block", fontsize=8)
     figure.subplots_adjust(left=0.08, right=0.99, top=0.9, bottom=0.03, hspace=0.08, wspace=0.05)
@@ -198,7 +195,17 @@ def _show(axes: Axes, image: Tensor) -> None:
         spine.set_visible(False)
 
 
-def _block_covariance(noise: Tensor) -> np.ndarray:
+def _show_matrix(axes: Axes, matrix: np.ndarray) -> None:
+    """Draws a matrix with its numbers."""
+    axes.imshow(matrix, vmin=-0.7, vmax=0.7, cmap="PuOr")
+    for (row, column), value in np.ndenumerate(matrix):
+        text, color = f"{value:.2f}".replace("-0.00", "0.00"), "white" if abs(value) > 0.4 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+
+
+def block_covariance(noise: Tensor) -> np.ndarray:
     """Covariance of the four pixels of a 2 x 2 block, over all blocks."""
     blocks = noise.unfold(2, 2, 2).unfold(3, 2, 2).reshape(-1, 4)
     return torch.cov(blocks.T).numpy()
