@@ -17,10 +17,8 @@ CODE := src tests examples benchmarks recipes docs
 PYTEST := $(BIN)/python -m pytest
 FAST := not slow
 # Tests that run a second time with annotated types and shapes checked: the theory, and the parts on their own.
-TYPED := tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_randomness.py tests/test_contracts.py \
-	tests/test_tokenizer.py tests/test_tokenizer_of_tokens.py tests/test_checkpoints.py tests/test_layouts.py tests/nn \
-	tests/losses tests/bottlenecks \
-	tests/encoders tests/decoders/test_mmdit.py
+TYPED := tests/sampling tests/test_contracts.py tests/test_tokenizer.py tests/test_tokenizer_of_tokens.py \
+	tests/test_checkpoints.py tests/test_layouts.py tests/nn tests/losses tests/bottlenecks tests/encoders tests/decoders
 
 .PHONY: help setup demo test check docs format tables pages clean
 

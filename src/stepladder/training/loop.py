@@ -376,7 +376,7 @@ def _recomputing(config: RunConfig, objective: Objective) -> list[Any]:
     """The networks that shall compute their activations again instead of keeping them."""
     if not config.gradient_checkpointing:
         return []
-    networks = [network for network in objective.networks() if hasattr(network, "checkpointing")]
+    networks = [network for network in objective.networks() if getattr(network, "can_checkpoint", False)]
     if not networks:
         raise ConfigError(
             "gradient_checkpointing is true, and no network of this run can compute its activations again. Accepted: "
