@@ -21,8 +21,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stepladder.benchmarking import Contender, benchmark, tokenizer_contender
 from stepladder.errors import StepladderError
+from stepladder.measure.benchmarking import benchmark
+from stepladder.measure.contenders import Contender, tokenizer_contender
 from stepladder.presets import photo
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from stepladder.profiling import describe_environment
+from stepladder.measure.profiling import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

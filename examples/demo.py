@@ -24,8 +24,8 @@ from sklearn.datasets import load_sample_image
 
 from stepladder import StepladderError, Tokenizer
 from stepladder.data import open_source
-from stepladder.evaluation import evaluate
 from stepladder.images import grid, save_png, to_pil, to_tensor
+from stepladder.measure.evaluation import evaluate
 from stepladder.memory import keep_freed_memory
 
 SIDE = 256

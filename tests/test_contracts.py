@@ -11,7 +11,7 @@ from stepladder.bottlenecks import BottleneckConfig, FSQConfig, KLConfig, PlainC
 from stepladder.encoders import ConvEncoderConfig
 from stepladder.layouts import GridLayout
 from stepladder.losses import draw_stages, ladder_loss
-from stepladder.profiling import count_flops
+from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised, Denoiser
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.stages import StageSchedule

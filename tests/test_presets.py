@@ -8,8 +8,8 @@ from torch import nn
 
 from stepladder import Tokenizer, presets
 from stepladder.layouts import TokenLayout
+from stepladder.measure.profiling import count_flops
 from stepladder.presets import PRESETS
-from stepladder.profiling import count_flops
 from stepladder.tokenizer import TokenizerConfig
 
 PAPER = {name: preset for name, preset in PRESETS.items() if name.startswith("paper")}

@@ -25,8 +25,8 @@ from examples.generation.sampling import decoder_seeds, draw, evaluations
 from stepladder import Tokenizer, __version__
 from stepladder.data import ImageSource
 from stepladder.errors import ConfigError
-from stepladder.metrics import FeatureStatistics, frechet_distance, quantise
-from stepladder.profiling import count_flops, synchronise
+from stepladder.measure.metrics import FeatureStatistics, frechet_distance, quantise
+from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.sampling.guidance import GuidanceConfig
 
 __all__ = ["Decoder", "Report", "Row", "check_decoders", "measure"]

@@ -25,7 +25,7 @@ from examples.generation.model import Prior, PriorConfig, save_prior
 from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError, DataError, OutputError, TrainingError
 from stepladder.losses import LocalTimes
-from stepladder.profiling import describe_environment
+from stepladder.measure.profiling import describe_environment
 from stepladder.sampling.flow import interpolate, velocity
 from stepladder.sampling.randomness import generator, normal, uniform
 from stepladder.training.ema import make_ema

@@ -46,7 +46,7 @@ def test_results_below_the_images_are_not_reconstructed_again(run, model, severa
 
 @pytest.mark.parametrize("batch", [2, 3, 100])
 def test_a_batch_changes_no_image(run, model, several, batch, monkeypatch):
-    from stepladder import reconstruction
+    from stepladder.measure import reconstruction
 
     sizes, genuine = [], reconstruction.reconstruct_together
     monkeypatch.setattr(

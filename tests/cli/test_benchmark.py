@@ -6,9 +6,9 @@ import sys
 import pytest
 from PIL import Image
 
-from stepladder import benchmarking
-from stepladder.benchmarking import single_pass_contender
 from stepladder.integrations import diffusers
+from stepladder.measure import benchmarking
+from stepladder.measure.contenders import single_pass_contender
 
 
 @pytest.fixture(autouse=True)

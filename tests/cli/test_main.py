@@ -119,13 +119,13 @@ def test_an_interrupt_is_one_line_and_exits_with_130(run, monkeypatch):
 def test_a_warning_of_the_library_is_one_line_of_talk(run, model, monkeypatch):
     import logging
 
-    from stepladder.summary import summarise
+    from stepladder.measure.summary import summarise
 
     def warn(tokenizer):
         logging.getLogger("stepladder.somewhere").warning("%d odd things", 3)
         return summarise(tokenizer)
 
-    monkeypatch.setattr("stepladder.summary.summarise", warn)
+    monkeypatch.setattr("stepladder.measure.summary.summarise", warn)
     for _ in range(2):
         assert run("info", model).stderr == "warning: 3 odd things\n"
 

@@ -128,7 +128,7 @@ def test_a_folder_without_images_is_refused(refused, model, tmp_path):
 
 
 def test_an_image_too_large_for_the_memory_does_not_stop_the_others(run, model, photos, monkeypatch):
-    from stepladder import reconstruction
+    from stepladder.measure import reconstruction
 
     genuine = reconstruction.reconstruct_together
 
@@ -137,7 +137,7 @@ def test_an_image_too_large_for_the_memory_does_not_stop_the_others(run, model, 
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
         return genuine(tokenizer, images, **options)
 
-    monkeypatch.setattr("stepladder.reconstruction.reconstruct_together", tight)
+    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct_together", tight)
     result = run("reconstruct", photos, "--out", "out", "--model", model)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: Not enough memory for {photos / 'a.png'}. Use smaller images")
@@ -148,7 +148,7 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, model, photos, monkeypatch):
     def bug(*args, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("stepladder.reconstruction.reconstruct_together", bug)
+    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct_together", bug)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("reconstruct", photos, "--out", "out", "--model", model)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stepladder import benchmarking
 from stepladder.bottlenecks import FSQConfig
 from stepladder.images import centre_crop_resize, load_image
+from stepladder.measure import benchmarking
 from stepladder.presets import tiny_tokens
 from stepladder.tokenizer import Tokenizer
 

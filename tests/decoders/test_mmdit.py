@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stepladder.decoders import ConvDecoderConfig, MMDiTDecoder, MMDiTDecoderConfig, build_network
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout
-from stepladder.profiling import count_flops
+from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import velocity_from_clean
 from stepladder.sampling.randomness import generator, normal

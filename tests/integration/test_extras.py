@@ -137,7 +137,6 @@ def packages(python: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.network
 @pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot"])
 def test_every_command_in_a_real_environment(core, workplace, tmp_path_factory, extra):
     python = core / "bin" / "python"

@@ -5,9 +5,11 @@ import sys
 import pytest
 import torch
 
-from stepladder import ConfigError, MissingDependencyError, benchmarking
-from stepladder.benchmarking import Contender, Setting, benchmark
+from stepladder import ConfigError, MissingDependencyError
 from stepladder.integrations.diffusers import DECODERS, autoencoder_kl, autoencoder_tiny, find_decoders
+from stepladder.measure import benchmarking
+from stepladder.measure.benchmarking import benchmark
+from stepladder.measure.contenders import Contender, Setting
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from stepladder import MissingDependencyError
-from stepladder.benchmarking import BenchmarkReport, BenchmarkRow
 from stepladder.integrations.matplotlib import benchmark_plotter
+from stepladder.measure.benchmarking import BenchmarkReport, BenchmarkRow
 
 
 def row(model: str, *stages: float, size: int = 64) -> BenchmarkRow:

@@ -9,7 +9,7 @@ from stepladder import Tokenizer, presets
 from stepladder.bottlenecks import KLConfig
 from stepladder.data import open_source, training_loader
 from stepladder.errors import CheckpointError, ConfigError
-from stepladder.metrics import psnr, quantise
+from stepladder.measure.metrics import psnr, quantise
 from stepladder.tokenizer import LadderConfig
 from stepladder.training.autoencoder import train
 from stepladder.training.config import OptimiserConfig, StartConfig

@@ -14,7 +14,7 @@ from stepladder.cli._output import print_json, print_table, progress_bar, say, s
 from stepladder.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from stepladder.benchmarking import BenchmarkReport, BenchmarkRow
+    from stepladder.measure.benchmarking import BenchmarkReport, BenchmarkRow
 
 __all__ = ["benchmark"]
 
@@ -98,11 +98,11 @@ def benchmark(
 
     import torch
 
-    from stepladder.benchmarking import benchmark as measure
-    from stepladder.benchmarking import tokenizer_contender
     from stepladder.images import save_png
     from stepladder.integrations.diffusers import find_decoders
     from stepladder.integrations.matplotlib import benchmark_plotter
+    from stepladder.measure.benchmarking import benchmark as measure
+    from stepladder.measure.contenders import tokenizer_contender
 
     place = pick_device(device)
     draw = benchmark_plotter() if plot else None

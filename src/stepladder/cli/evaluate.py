@@ -16,7 +16,7 @@ from stepladder.cli._output import counted, print_json, print_table, progress_ba
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stepladder.evaluation import Report
+    from stepladder.measure.evaluation import Report
 
 __all__ = ["evaluate"]
 
@@ -66,7 +66,7 @@ def evaluate(
     All models see the same images, cut to the central square and resized. Exits with 1 if an image could not be read.
     """
     from stepladder.data import open_source
-    from stepladder.evaluation import evaluate as measure
+    from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
 
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]

@@ -8,7 +8,7 @@ from stepladder.cli._options import Json
 from stepladder.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
-    from stepladder.summary import ModelSummary
+    from stepladder.measure.summary import ModelSummary
 
 __all__ = ["info"]
 
@@ -22,8 +22,8 @@ def info(model: Name, json: Json = False) -> None:
 
     Parameters, ladder, the operations of one network evaluation, and what the weights were trained on.
     """
+    from stepladder.measure.summary import summarise
     from stepladder.models import find_model, parse_model_spec
-    from stepladder.summary import summarise
     from stepladder.tokenizer import Tokenizer
 
     name = parse_model_spec(model).name

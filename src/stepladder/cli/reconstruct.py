@@ -29,7 +29,7 @@ from stepladder.cli._output import print_json, print_table, shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from stepladder.reconstruction import Reconstruction
+    from stepladder.measure.reconstruction import Reconstruction
 
 __all__ = ["reconstruct"]
 
@@ -77,7 +77,7 @@ def reconstruct(
 
     from stepladder.images import centre_crop_resize, load_image, save_png, side_by_side
     from stepladder.layouts import check_side
-    from stepladder.reconstruction import reconstruct_together
+    from stepladder.measure.reconstruction import reconstruct_together
 
     tokenizer, spec = load_model(model, device, steps)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from stepladder.benchmarking import Contender, single_pass_contender
 from stepladder.errors import ConfigError, MissingDependencyError
+from stepladder.measure.contenders import Contender, single_pass_contender
 from stepladder.nn.blocks import channels_last
 
 __all__ = ["DECODERS", "autoencoder_kl", "autoencoder_tiny", "find_decoders"]

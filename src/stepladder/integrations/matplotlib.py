@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from stepladder.benchmarking import BenchmarkReport, BenchmarkRow
 from stepladder.errors import MissingDependencyError
+from stepladder.measure.benchmarking import BenchmarkReport, BenchmarkRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from stepladder.data import evaluation_images, open_source, training_loader
 from stepladder.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from stepladder.layouts import TokenLayout
+from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
 from stepladder.nn.blocks import channels_last
-from stepladder.profiling import count_flops, describe_environment, matmul_peak
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import OptimiserConfig, RunConfig, dump
 from stepladder.training.ema import make_ema
@@ -376,7 +376,7 @@ def _recomputing(config: RunConfig, objective: Objective) -> list[Any]:
     """The networks that shall compute their activations again instead of keeping them."""
     if not config.gradient_checkpointing:
         return []
-    networks = [network for network in objective.networks() if hasattr(network, "checkpointing")]
+    networks = [network for network in objective.networks() if getattr(network, "can_checkpoint", False)]
     if not networks:
         raise ConfigError(
             "gradient_checkpointing is true, and no network of this run can compute its activations again. Accepted: "

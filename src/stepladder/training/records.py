@@ -12,7 +12,7 @@ from torch import Tensor
 from stepladder.errors import OutputError
 from stepladder.files import write_atomically
 from stepladder.images import grid, save_png, to_pil
-from stepladder.metrics import psnr, quantise
+from stepladder.measure.metrics import psnr, quantise
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["RecordFile", "StepRecord", "validate", "write_text"]

@@ -10,17 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from stepladder import ConfigError, Tokenizer, benchmarking, presets
-from stepladder.benchmarking import (
-    BenchmarkRow,
-    Contender,
-    Setting,
-    benchmark,
-    single_pass_contender,
-    tokenizer_contender,
-)
-from stepladder.profiling import count_flops
-from stepladder.summary import evaluation_gflop
+from stepladder import ConfigError, Tokenizer, presets
+from stepladder.measure import benchmarking
+from stepladder.measure.benchmarking import BenchmarkRow, benchmark
+from stepladder.measure.contenders import Contender, Setting, single_pass_contender, tokenizer_contender
+from stepladder.measure.profiling import count_flops
+from stepladder.measure.summary import evaluation_gflop
 from stepladder.tokenizer import LadderConfig
 
 PEAK = 1e9

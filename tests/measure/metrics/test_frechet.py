@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from stepladder.errors import ConfigError
-from stepladder.metrics import FeatureStatistics, frechet_distance
+from stepladder.measure.metrics import FeatureStatistics, frechet_distance
 
 
 def features(seed, count=200, dimensions=6, shift=0.0):

@@ -9,9 +9,9 @@ from image_fakes import ListedImages, encoded
 from stepladder import presets
 from stepladder.data import evaluation_images
 from stepladder.errors import ConfigError, DataError, MissingDependencyError
-from stepladder.evaluation import Networks, evaluate
 from stepladder.layouts import GridLayout
-from stepladder.metrics import psnr, quantise
+from stepladder.measure.evaluation import Networks, evaluate
+from stepladder.measure.metrics import psnr, quantise
 from stepladder.models import ModelSpec
 from stepladder.sampling.stages import StageSchedule
 from stepladder.tokenizer import Encoding, Tokenizer
@@ -218,7 +218,7 @@ def test_networks_that_are_not_installed_are_noted(monkeypatch, tmp_path):
     def missing(*, device):
         raise MissingDependencyError("no features")
 
-    monkeypatch.setattr("stepladder.evaluation.feature_network", missing)
+    monkeypatch.setattr("stepladder.measure.evaluation.feature_network", missing)
     monkeypatch.setenv("STEPLADDER_LPIPS_VGG", str(tmp_path / "none"))
     monkeypatch.setenv("STEPLADDER_INCEPTION", str(tmp_path / "none"))
     networks = Networks.installed()

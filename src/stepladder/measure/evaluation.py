@@ -28,7 +28,7 @@ from stepladder.data import ImageSource, evaluation_images
 from stepladder.errors import ConfigError, MissingDependencyError
 from stepladder.layouts import check_side
 from stepladder.losses import feature_network
-from stepladder.metrics import (
+from stepladder.measure.metrics import (
     FeatureStatistics,
     InceptionFeatures,
     LpipsVgg,
@@ -38,8 +38,8 @@ from stepladder.metrics import (
     quantise,
     ssim,
 )
+from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.models import ModelSpec
-from stepladder.profiling import count_flops, synchronise
 from stepladder.tokenizer import Encoding, Tokenizer
 
 __all__ = ["MIN_SIZE", "Networks", "Report", "Row", "evaluate"]
@@ -176,7 +176,7 @@ def evaluate(
     loaded = [_load(model) for model in models]
     for name, tokenizer, _ in loaded:
         check_side(tokenizer.layout, size, name)
-    trials = [_Trial(*model, device) for model in loaded]
+    trials = [_Evaluated(*model, device) for model in loaded]
     networks = networks or Networks.installed(device)
     images = evaluation_images(source, size=size, limit=limit)
     originals = {metric: FeatureStatistics() for metric in networks.features}
@@ -211,7 +211,7 @@ def evaluate(
     )
 
 
-class _Trial:
+class _Evaluated:
     """One model on its way through the images."""
 
     def __init__(self, name: str, tokenizer: Tokenizer, steps: int | None, device: torch.device) -> None:
@@ -339,7 +339,7 @@ def _caveats(originals: dict[str, FeatureStatistics], images: int) -> dict[str, 
     return notes
 
 
-def _exactness(trials: Sequence[_Trial]) -> dict[str, str]:
+def _exactness(trials: Sequence[_Evaluated]) -> dict[str, str]:
     exact = any(not math.isfinite(value) for trial in trials for value in trial.values["psnr_db"])
     return {"psnr_db": "infinite where a reconstruction equals its original"} if exact else {}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from stepladder.errors import ImageError
+from stepladder.measure.profiling import count_flops
+from stepladder.measure.summary import evaluation_gflop, summarise
 from stepladder.presets import paper_256_p16, photo, tiny, tiny_tokens
-from stepladder.profiling import count_flops
-from stepladder.summary import evaluation_gflop, summarise
 from stepladder.tokenizer import LadderConfig, Tokenizer
 
 

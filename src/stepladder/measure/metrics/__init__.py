@@ -9,10 +9,10 @@ Pixel metrics take images in [0, 1] after rounding to 8 bits (`quantise`); netwo
 of the library. No metric fetches weights: where they are missing, `MissingDependencyError` says where they belong.
 """
 
-from stepladder.metrics.frechet import FeatureStatistics, frechet_distance
-from stepladder.metrics.inception import InceptionFeatures
-from stepladder.metrics.lpips import LpipsVgg
-from stepladder.metrics.pixels import SSIM_WINDOW, colour_shift, psnr, quantise, ssim
+from stepladder.measure.metrics.frechet import FeatureStatistics, frechet_distance
+from stepladder.measure.metrics.inception import InceptionFeatures
+from stepladder.measure.metrics.lpips import LpipsVgg
+from stepladder.measure.metrics.pixels import SSIM_WINDOW, colour_shift, psnr, quantise, ssim
 
 __all__ = [
     "SSIM_WINDOW",

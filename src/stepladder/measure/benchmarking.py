@@ -13,84 +13,24 @@ Operations and memory are counted in decodes of their own, which are not timed.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
 from stepladder import __version__
 from stepladder.errors import ConfigError
-from stepladder.layouts import GridLayout, Layout, check_side
-from stepladder.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
-from stepladder.sampling.randomness import generator, normal
-from stepladder.tokenizer import Tokenizer
+from stepladder.layouts import check_side
+from stepladder.measure.contenders import Contender, Setting
+from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
 
-__all__ = [
-    "BenchmarkReport",
-    "BenchmarkRow",
-    "Contender",
-    "Decode",
-    "Setting",
-    "benchmark",
-    "single_pass_contender",
-    "tokenizer_contender",
-]
-
-Decode: TypeAlias = Callable[[], Iterable[object]]
-"""Decodes one batch, and yields at the end of each stage."""
-
+__all__ = ["BenchmarkReport", "BenchmarkRow", "benchmark"]
 
 _MAX_GRAPHS = 256
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """What a decode is prepared for."""
-
-    size: int
-    """Side of the square images."""
-    batch: int
-    """Images decoded at once."""
-    dtype: torch.dtype
-    """What the networks compute in."""
-    compile: bool
-    """Whether networks are compiled."""
-    device: torch.device
-    seed: int
-    """Of latents, and of the noise of the first image."""
-
-    def latent(self, layout: Layout) -> Float[Tensor, "b ..."]:
-        """White noise in the shape of the latent of such images.
-
-        Raises:
-            ImageError: If there is no latent of images of this size.
-        """
-        layout.check_size((self.size, self.size))
-        return normal((self.batch, *layout.shape((self.size, self.size))), generator(self.seed, self.device))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contender:
-    """A decoder that is measured."""
-
-    name: str
-    steps_per_stage: int
-    stages: int
-    network_evaluations: int
-    """Of the decoder's network, in one decode."""
-    decoder_parameters: int
-    prepare: Callable[[Setting], Decode]
-    """Moves the decoder to its place, draws a latent, and returns the decode of it."""
-    side_multiple: int = 1
-    """Image sides must be multiples of this."""
-    layout: Layout | None = None
-    """Of the latents of a tokenizer, which may take images of one side only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,69 +100,6 @@ class BenchmarkReport:
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
 
 
-def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = None) -> Contender:
-    """The decoder of a tokenizer, with `steps` in each stage; the tokenizer's own number by default.
-
-    In another precision than float32 it decodes under autocast, as it is trained: times and noise stay float32. It is
-    moved, and compiled, in place.
-    """
-    taken = tokenizer.steps_per_stage if steps is None else steps
-
-    def prepare(setting: Setting) -> Decode:
-        tokenizer.to(setting.device).eval()
-        if setting.compile:
-            tokenizer.decoder.network.compile(fullgraph=True, dynamic=False)
-        latent = setting.latent(tokenizer.layout)
-        seeds = range(setting.seed, setting.seed + setting.batch)
-        autocast = torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32)
-
-        def decode() -> Iterator[Tensor]:
-            with autocast:
-                yield from tokenizer.decode_progressively(
-                    latent, seeds=seeds, steps=taken, size=(setting.size, setting.size)
-                )
-
-        return decode
-
-    return Contender(
-        name=name,
-        steps_per_stage=taken,
-        stages=tokenizer.schedule.num_stages,
-        network_evaluations=tokenizer.network_evaluations(taken),
-        decoder_parameters=_parameters(tokenizer.decoder),
-        prepare=prepare,
-        layout=tokenizer.layout,
-    )
-
-
-def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int, stride: int) -> Contender:
-    """A network that decodes latents (B, c, H/f, W/f) in one evaluation, such as that of another library.
-
-    In another precision than float32 its weights are converted. It is moved and converted in place.
-    """
-
-    def prepare(setting: Setting) -> Decode:
-        network.to(setting.device, setting.dtype).eval()
-        latent = setting.latent(GridLayout(latent_channels, stride)).to(setting.dtype)
-
-        def call() -> Tensor:
-            image: Tensor = network(latent)
-            return image
-
-        run = torch.compile(call, fullgraph=True, dynamic=False) if setting.compile else call
-        return lambda: iter([run()])
-
-    return Contender(
-        name=name,
-        steps_per_stage=1,
-        stages=1,
-        network_evaluations=1,
-        decoder_parameters=_parameters(network),
-        prepare=prepare,
-        side_multiple=stride,
-    )
-
-
 def benchmark(
     contenders: Sequence[Contender],
     *,
@@ -258,7 +135,7 @@ def benchmark(
     for index, size in enumerate(sizes):
         setting = Setting(size=size, batch=batch, dtype=dtype, compile=compile, device=device, seed=seed)
         with _room_for_graphs() if compile else nullcontext():
-            trials = [_Trial(contender, setting) for contender in contenders]
+            trials = [_Timed(contender, setting) for contender in contenders]
             for turn in range(repeats):
                 for trial in trials:
                     trial.take_turn()
@@ -280,7 +157,7 @@ def benchmark(
     )
 
 
-class _Trial:
+class _Timed:
     """One contender at one size, warmed up."""
 
     def __init__(self, contender: Contender, setting: Setting) -> None:
@@ -313,7 +190,7 @@ class _Trial:
         """Of each turn, for one image."""
         return [sum(turn) / self.setting.batch for turn in self.turns]
 
-    def row(self, first: "_Trial", peak: float) -> BenchmarkRow:
+    def row(self, first: "_Timed", peak: float) -> BenchmarkRow:
         """What was found; `peak` in operations a second."""
         contender, batch, seconds = self.contender, self.setting.batch, median(self.seconds)
         return BenchmarkRow(
@@ -375,7 +252,3 @@ def _check(contenders: Sequence[Contender], *, sizes: Sequence[int], batch: int,
         raise ConfigError(f"Repeats are {repeats}. At least 1 is needed. Pass a larger --repeats.")
     if seed < 0:
         raise ConfigError(f"Seed is {seed}. It must be at least 0. Pass another --seed.")
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

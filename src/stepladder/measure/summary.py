@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stepladder.layouts import GridLayout, TokenLayout
-from stepladder.profiling import count_flops
+from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised
 from stepladder.tokenizer import Tokenizer, TokenizerConfig
 

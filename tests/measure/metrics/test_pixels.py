@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from stepladder.errors import ConfigError
-from stepladder.metrics import SSIM_WINDOW, FeatureStatistics, colour_shift, psnr, quantise, ssim
+from stepladder.measure.metrics import SSIM_WINDOW, FeatureStatistics, colour_shift, psnr, quantise, ssim
 
 
 def noisy_pair(count=3, side=48, strength=0.1):

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 import torch
 
-from stepladder import profiling
-from stepladder.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
+from stepladder.measure import profiling
+from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -9,8 +9,8 @@ from PIL import Image
 from stepladder.bottlenecks import FSQConfig, VQConfig
 from stepladder.errors import ImageError
 from stepladder.images import to_pil, to_tensor
+from stepladder.measure.reconstruction import reconstruct
 from stepladder.presets import tiny, tiny_tokens
-from stepladder.reconstruction import reconstruct
 from stepladder.tokenizer import Tokenizer
 
 
@@ -90,5 +90,5 @@ def test_an_image_of_another_size_than_the_tokens_describe_is_refused():
 
 
 def test_without_an_error_psnr_is_none(tokenizer, monkeypatch):
-    monkeypatch.setattr("stepladder.reconstruction.psnr", lambda *_: torch.tensor([torch.inf]))
+    monkeypatch.setattr("stepladder.measure.reconstruction.psnr", lambda *_: torch.tensor([torch.inf]))
     assert reconstruct(tokenizer, Image.new("RGB", (8, 8)), steps=1).psnr_db is None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stepladder.errors import CheckpointError, MissingDependencyError
-from stepladder.metrics import InceptionFeatures, LpipsVgg
+from stepladder.measure.metrics import InceptionFeatures, LpipsVgg
 
 WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 

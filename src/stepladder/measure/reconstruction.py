@@ -16,7 +16,7 @@ from PIL import Image
 
 from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
-from stepladder.metrics import psnr, quantise
+from stepladder.measure.metrics import psnr, quantise
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import Tokenizer
 

@@ -1,0 +1,133 @@
+"""Who takes part in a benchmark: decoders, each prepared to decode random latents of one size.
+
+A contender says what it is in numbers, and prepares itself for a setting: it moves to the device, draws a latent, and
+gives back the decode of it. Decoders of tokenizers and networks of other libraries become contenders here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stepladder.layouts import GridLayout, Layout
+from stepladder.sampling.randomness import generator, normal
+from stepladder.tokenizer import Tokenizer
+
+__all__ = ["Contender", "Decode", "Setting", "single_pass_contender", "tokenizer_contender"]
+
+Decode: TypeAlias = Callable[[], Iterable[object]]
+"""Decodes one batch, and yields at the end of each stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What a decode is prepared for."""
+
+    size: int
+    """Side of the square images."""
+    batch: int
+    """Images decoded at once."""
+    dtype: torch.dtype
+    """What the networks compute in."""
+    compile: bool
+    """Whether networks are compiled."""
+    device: torch.device
+    seed: int
+    """Of latents, and of the noise of the first image."""
+
+    def latent(self, layout: Layout) -> Float[Tensor, "b ..."]:
+        """White noise in the shape of the latent of such images.
+
+        Raises:
+            ImageError: If there is no latent of images of this size.
+        """
+        layout.check_size((self.size, self.size))
+        return normal((self.batch, *layout.shape((self.size, self.size))), generator(self.seed, self.device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """A decoder that is measured."""
+
+    name: str
+    steps_per_stage: int
+    stages: int
+    network_evaluations: int
+    """Of the decoder's network, in one decode."""
+    decoder_parameters: int
+    prepare: Callable[[Setting], Decode]
+    """Moves the decoder to its place, draws a latent, and returns the decode of it."""
+    side_multiple: int = 1
+    """Image sides must be multiples of this."""
+    layout: Layout | None = None
+    """Of the latents of a tokenizer, which may take images of one side only."""
+
+
+def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = None) -> Contender:
+    """The decoder of a tokenizer, with `steps` in each stage; the tokenizer's own number by default.
+
+    In another precision than float32 it decodes under autocast, as it is trained: times and noise stay float32. It is
+    moved, and compiled, in place.
+    """
+    taken = tokenizer.steps_per_stage if steps is None else steps
+
+    def prepare(setting: Setting) -> Decode:
+        tokenizer.to(setting.device).eval()
+        if setting.compile:
+            tokenizer.decoder.network.compile(fullgraph=True, dynamic=False)
+        latent = setting.latent(tokenizer.layout)
+        seeds = range(setting.seed, setting.seed + setting.batch)
+        autocast = torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32)
+
+        def decode() -> Iterator[Tensor]:
+            with autocast:
+                yield from tokenizer.decode_progressively(
+                    latent, seeds=seeds, steps=taken, size=(setting.size, setting.size)
+                )
+
+        return decode
+
+    return Contender(
+        name=name,
+        steps_per_stage=taken,
+        stages=tokenizer.schedule.num_stages,
+        network_evaluations=tokenizer.network_evaluations(taken),
+        decoder_parameters=_parameters(tokenizer.decoder),
+        prepare=prepare,
+        layout=tokenizer.layout,
+    )
+
+
+def single_pass_contender(name: str, network: nn.Module, *, latent_channels: int, stride: int) -> Contender:
+    """A network that decodes latents (B, c, H/f, W/f) in one evaluation, such as that of another library.
+
+    In another precision than float32 its weights are converted. It is moved and converted in place.
+    """
+
+    def prepare(setting: Setting) -> Decode:
+        network.to(setting.device, setting.dtype).eval()
+        latent = setting.latent(GridLayout(latent_channels, stride)).to(setting.dtype)
+
+        def call() -> Tensor:
+            image: Tensor = network(latent)
+            return image
+
+        run = torch.compile(call, fullgraph=True, dynamic=False) if setting.compile else call
+        return lambda: iter([run()])
+
+    return Contender(
+        name=name,
+        steps_per_stage=1,
+        stages=1,
+        network_evaluations=1,
+        decoder_parameters=_parameters(network),
+        prepare=prepare,
+        side_multiple=stride,
+    )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
