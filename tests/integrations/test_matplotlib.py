@@ -73,12 +73,6 @@ def test_bars_are_as_long_as_the_stages_take(draw):
     assert full / half == pytest.approx(9 / 2, rel=0.1)
 
 
-def test_more_contenders_make_a_taller_plot_of_bars(draw):
-    few, many = (draw(report(*[row(str(index), 1.0) for index in range(count)])) for count in (2, 6))
-    assert few.width == many.width
-    assert few.height < many.height
-
-
 def test_several_sizes_are_lines_of_which_each_has_its_colour(draw):
     rows = [
         row(model, seconds * size**2, size=size) for size in (64, 128) for model, seconds in (("a", 1.0), ("b", 3.0))

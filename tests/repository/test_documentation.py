@@ -65,13 +65,6 @@ def test_every_make_target_in_the_pages_is_in_the_makefile():
     assert {"demo", "test", "check", "setup"} <= named <= targets
 
 
-def test_every_target_of_the_makefile_is_phony_and_has_help():
-    text = (ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
-    assert targets == set(re.findall(r"^([a-z]+):.*  ## ", text, re.MULTILINE))
-    assert targets == set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_link_between_pages_leads_somewhere(page: Path):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))

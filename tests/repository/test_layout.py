@@ -1,12 +1,9 @@
 """The rules of ARCHITECTURE.md and CONTRIBUTING.md that a program can check."""
 
 import ast
-import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,37 +53,10 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def public_parts(tree: ast.Module) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef]]:
-    """The module, its public classes and functions, and the public methods of those classes."""
-    yield "module", tree
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            yield node.name, node
-            if isinstance(node, ast.ClassDef):
-                methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
-                yield from ((f"{node.name}.{method.name}", method) for method in methods if method.name[0] != "_")
-
-
-def overrides_a_documented_method(part: str) -> bool:
-    """Dunder-like names that Python or torch documents."""
-    return part.rpartition(".")[2] in {"extra_repr"}
-
-
-def test_imports_point_down_only():
-    lint = Path(sys.executable).with_name("lint-imports")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("module", OPTIONAL)
 def test_an_optional_dependency_is_imported_in_one_adapter_only(module: str):
     adapters = [name(path) for path in MODULES if module in imports(path)]
     assert len(adapters) <= 1, f"{module} is imported in {adapters}"
-
-
-def test_no_module_of_the_package_imports_torchvision():
-    assert not [name(path) for path in MODULES if imports(path) & {"torchvision", "timm", "lpips"}]
 
 
 def test_modules_import_what_they_need_from_where_it_lives_and_not_from_the_root():
@@ -95,13 +65,6 @@ def test_modules_import_what_they_need_from_where_it_lives_and_not_from_the_root
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module == "stepladder":
                 assert {alias.name for alias in node.names} <= allowed, name(path)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_everything_public_has_a_docstring(path: Path):
-    tree = ast.parse(path.read_text("utf-8"))
-    bare = [part for part, node in public_parts(tree) if not ast.get_docstring(node)]
-    assert not [part for part in bare if not overrides_a_documented_method(part)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import zipfile
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -72,10 +71,6 @@ def test_every_error_is_a_stepladder_error():
 def test_importing_and_asking_for_help_load_no_heavy_module(code: str):
     loaded = f"\nimport sys\nprint('loaded:', *[name for name in {HEAVY!r}.split() if name in sys.modules])"
     assert run(code + loaded).splitlines()[-1] == "loaded:"
-
-
-def test_the_package_is_marked_as_typed():
-    assert resources.files("stepladder").joinpath("py.typed").is_file()
 
 
 def test_the_wheel_holds_every_module_and_every_embedded_weight(tmp_path: Path):
