@@ -190,10 +190,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """Encodes images in [-1, 1]: of any size for grid latents, of one size for tokens.
 
         Longer sides than `tile` are encoded in tiles, to the same latent; 0 for none, the tokenizer's own by default.
-
-        Raises:
-            ValueError: If the images are not floats of shape (B, 3, H, W), or the tile does not fit.
-            ImageError: If their size does not fit.
+        Raises `ValueError` for tensors of another kind or a tile that does not fit, `ImageError` for another size.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
