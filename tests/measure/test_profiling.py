@@ -82,6 +82,7 @@ def test_without_git_there_is_no_commit(monkeypatch):
     assert describe_environment(torch.device("cpu"))["commit"] is None
 
 
+@pytest.mark.slow  # what ran before in the process can leave freed memory with it
 @needs_linux
 def test_the_peak_of_a_call_is_what_it_holds_at_once():
     def twice():
