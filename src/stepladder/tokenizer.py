@@ -24,7 +24,7 @@ from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainCon
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, check_number, structure, unstructure
 from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
-from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, latent_layout
+from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, features, latent_layout
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
@@ -186,19 +186,19 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return next(self.parameters()).dtype
 
     @torch.no_grad()
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Encoding:
+    def encode(self, images: Float[Tensor, "b 3 H W"], *, tile: int | None = None) -> Encoding:
         """Encodes images in [-1, 1]: of any size for grid latents, of one size for tokens.
 
-        Raises:
-            ValueError: If the images are not floats of shape (B, 3, H, W).
-            ImageError: If their size does not fit.
+        Longer sides than `tile` are encoded in tiles, to the same latent; 0 for none, the tokenizer's own by default.
+        Raises `ValueError` for tensors of another kind or a tile that does not fit, `ImageError` for another size.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
                 f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. "
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
-        out = self.bottleneck(self.encoder(self.layout.fit(images.to(self.dtype))))
+        fitting = self.layout.fit(images.to(self.dtype))
+        out = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )

@@ -84,7 +84,7 @@ Tile: TypeAlias = Annotated[
     typer.Option(
         max=2**16,
         metavar="N",
-        help="Decode stages with a longer side in tiles of this side; 0 for none. Without it, as the model says.",
+        help="Work on longer sides in tiles of this side; 0 for none. Without it, as the model says.",
         show_default=False,
     ),
 ]

@@ -7,7 +7,7 @@ import typer
 
 from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each
 from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Force, Images, Json, Size
+from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Force, Images, Json, Size, Tile
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def encode(
     model: Encoder = DEFAULT_MODEL,
     size: Size = None,
     batch: Batch = 1,
+    tile: Tile = None,
     device: Device = None,
     json: Json = False,
     force: Force = False,
@@ -56,6 +57,7 @@ def encode(
     if spec.steps is not None:
         say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
 
+    side = tokenizer.tile_side(tile)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
 
@@ -64,7 +66,7 @@ def encode(
         return to_tensor(image if size is None else centre_crop_resize(image, size))
 
     def compute(originals: "list[Tensor]") -> "list[Tensor]":
-        code = tokenizer.encode(torch.stack(originals).to(tokenizer.device))
+        code = tokenizer.encode(torch.stack(originals).to(tokenizer.device), tile=side)
         return list((code.latent.float() if code.indices is None else code.indices).cpu())
 
     def write(source: Path, original: "Tensor", values: "Tensor") -> "tuple[Path, StoredLatent]":

@@ -1,8 +1,12 @@
 """Encoders: images to the features of which a bottleneck makes a latent."""
 
+from jaxtyping import Float
+from torch import Tensor
+
 from stepladder.encoders.convolutional import ConvEncoder, ConvEncoderConfig
 from stepladder.encoders.mmdit import MMDiTEncoder, MMDiTEncoderConfig
 from stepladder.layouts import GridLayout, Layout, TokenLayout
+from stepladder.sampling.tiling import in_tiles
 
 __all__ = [
     "ConvEncoder",
@@ -11,6 +15,7 @@ __all__ = [
     "MMDiTEncoder",
     "MMDiTEncoderConfig",
     "build_encoder",
+    "features",
     "latent_layout",
 ]
 
@@ -33,3 +38,19 @@ def latent_layout(config: EncoderConfig, channels: int) -> Layout:
             return GridLayout(channels, config.stride)
         case MMDiTEncoderConfig():
             return TokenLayout(config.tokens, channels, config.image_side)
+
+
+def features(
+    encoder: ConvEncoder | MMDiTEncoder, images: Float[Tensor, "b 3 H W"], *, tile: int
+) -> Float[Tensor, "b ..."]:
+    """What an encoder says of images: in tiles, each with all that reaches it, where they are larger.
+
+    Args:
+        encoder: Of any kind; one that looks at the whole image gets it.
+        images: In [-1, 1], of sides that fit.
+        tile: Side of the tiles for longer sides; 0 for none.
+    """
+    if not tile or encoder.reach is None or max(images.shape[2:]) <= tile:
+        found: Tensor = encoder(images)
+        return found
+    return in_tiles(encoder, images, side=tile, margin=encoder.reach)

@@ -66,6 +66,17 @@ class ConvEncoder(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
 
+    @property
+    def reach(self) -> int:
+        """Pixels on each side of a cell of the latent that the network sees beyond it, rounded up to whole cells."""
+        config, cell = self.config, 4
+        reach = cell * (1 + 2 * config.depth)  # the stem, and the blocks of two convolutions
+        while cell < config.stride:
+            reach += cell
+            cell *= 2
+        reach += cell * (2 * config.latent_depth + 1)
+        return -(-reach // config.stride) * config.stride
+
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
         """Encodes images in [-1, 1] whose sides are multiples of the stride."""
         h = self.stem(F.pixel_unshuffle(images, 4))  # (B, width, H/4, W/4)

@@ -72,6 +72,9 @@ class MMDiTEncoderConfig:
 class MMDiTEncoder(nn.Module):
     """Images (B, 3, S, S) to features (B, N, out_channels)."""
 
+    reach = None
+    """Tokens see the whole image."""
+
     can_checkpoint = True
     """It can compute the activations of its blocks again instead of keeping them."""
 

@@ -85,7 +85,7 @@ def reconstruct_together(
     """The same for images of one size in one batch; each takes the same seed, and its share of the time."""
     originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
-    code = tokenizer.encode(originals.to(tokenizer.device))
+    code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
     seeds = [seed] * len(images)
     *rungs, last = tokenizer.decode_progressively(code, seeds=seeds, steps=steps, tile=tile, guidance=guidance)
     decoded = last.cpu()

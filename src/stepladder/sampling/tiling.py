@@ -14,7 +14,7 @@ Nothing random happens in a tile. The noise of an image is drawn for all of it, 
 however it is cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from torch import Tensor
 from stepladder.sampling.denoiser import Denoised, Denoiser, SpatialDenoiser
 from stepladder.sampling.stages import Stage
 
-__all__ = ["Tile", "tiled", "tiles"]
+__all__ = ["Tile", "in_tiles", "tiled", "tiles"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +101,26 @@ def tiled(denoiser: SpatialDenoiser, side: int, margin: int) -> Denoiser:
         return Denoised(wholes[0], tuple(wholes[1:]))
 
     return denoise
+
+
+def in_tiles(
+    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], *, side: int, margin: int
+) -> Float[Tensor, "b d h2 w2"]:
+    """What a network of images says of them, on a grid of its own, tile by tile.
+
+    Args:
+        network: Of which parts answer for parts of the image.
+        images: Whose sides are multiples of the cells of its grid.
+        side: Of a tile without its margin; like `margin`, a multiple of the cells.
+        margin: Pixels to see around a tile.
+    """
+    whole: Tensor | None = None
+    for tile in tiles((images.shape[2], images.shape[3]), side, margin):
+        part = network(tile.cut(images))
+        whole = tile.whole_like(part) if whole is None else whole
+        tile.paste(part, whole)
+    assert whole is not None
+    return whole
 
 
 def _spans(length: int, side: int, margin: int) -> Iterator[tuple[range, range]]:
