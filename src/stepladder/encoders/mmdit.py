@@ -72,6 +72,8 @@ class MMDiTEncoderConfig:
 class MMDiTEncoder(nn.Module):
     """Images (B, 3, S, S) to features (B, N, out_channels)."""
 
+    can_checkpoint = True
+
     def __init__(self, config: MMDiTEncoderConfig, out_channels: int) -> None:
         super().__init__()
         self.config = config
