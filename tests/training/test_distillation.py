@@ -157,6 +157,16 @@ def student_gradient(objective: AdversarialObjective, progress: float) -> torch.
     return torch.cat([p.grad.flatten() for p in objective.tokenizer.parameters() if p.grad is not None])
 
 
+def test_student_and_discriminator_are_clipped_apart(make_distillation, gradients, tmp_path):
+    limit = 1e-4  # below the norm of either
+    config = make_distillation("adversarial", steps=1, optimiser=OptimiserConfig(clip_norm=limit))
+    distill(config, tmp_path)
+    ((*step,),) = gradients
+    heads = len(list(objective_of("adversarial").heads.parameters()))
+    for part in (step[:-heads], step[-heads:]):
+        assert torch.stack([gradient.norm() for gradient in part]).norm().item() == pytest.approx(limit, rel=1e-2)
+
+
 def test_the_adversarial_gradient_waits_for_its_share_of_the_run():
     objective = objective_of("adversarial")
     objective.config = replace(objective.config, adversarial_from=0.5)
@@ -329,6 +339,31 @@ def test_guidance_of_a_recipe_is_read_from_a_file(make_distillation, tmp_path):
     assert load_distill_config(path) == config
     with pytest.raises(ConfigError, match=r"Unknown key 'scal' in 'recipe\.guidance'.*Did you mean 'scale'\?"):
         load_distill_config(path, ['recipe.guidance={"scal": 2}'])
+
+
+@pytest.mark.slow
+@pytest.mark.untyped
+@pytest.mark.filterwarnings("default")  # the compiler uses parts of torch that torch calls old
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_stage_of_student_and_teacher_is_one_graph(make_distillation, tmp_path, monkeypatch, recipe):
+    make_teacher(4).save_pretrained(tmp_path / "teacher")
+    config = make_distillation(recipe, compile=True, steps=1)
+    config = replace(config, teacher=str(tmp_path / "teacher"))
+    graphs, compile_ = [], torch.nn.Module.compile
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compile_(self, backend=count, **options))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    distill(config, tmp_path / "one")
+    after_one = len(graphs)
+    assert after_one >= 1 + 4 + 4  # the encoder, the stages of the student, and those of the teacher
+    torch._dynamo.reset()
+    graphs.clear()
+    distill(replace(config, steps=3), tmp_path / "three")
+    assert len(graphs) == after_one
 
 
 def test_the_run_folder_is_that_of_training(make_distillation, tmp_path):

@@ -148,6 +148,18 @@ def test_a_compiled_run_takes_the_same_step(make_config, gradients, tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.untyped
+def test_networks_are_compiled_for_one_shape_each_where_that_is_asked_for(make_config, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: asked.append((type(self).__name__, options))
+    )
+    train(make_config(steps=1), tmp_path / "eager")
+    assert not asked
+    train(make_config(steps=1, compile=True), tmp_path / "compiled")
+    assert asked == [("ConvEncoder", {"dynamic": False}), ("ConvDecoder", {"dynamic": False})]
+
+
 def test_gradient_checkpointing_takes_the_same_step(make_config, gradients, monkeypatch, tmp_path):
     again, checkpoint = [], transformer.checkpoint
 

@@ -82,6 +82,22 @@ def test_ten_steps_are_five_and_resumed_five_bit_for_bit(make_config, uninterrup
     assert_ended_alike(tmp_path, uninterrupted)
 
 
+def test_accumulated_batches_are_counted_when_a_run_goes_on(make_config, tmp_path):
+    config = make_config(steps=4, accumulate=3, save_every=2)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=2)
+    train(config, tmp_path / "parts", resume=True)
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_calls_the_discriminator_opponent_is_read(uninterrupted, tmp_path):
+    place = Path(shutil.copytree(uninterrupted / "checkpoints" / LAST, tmp_path / LAST))
+    content = torch.load(place / "state.pt", weights_only=True)
+    content["opponent"] = content.pop("discriminator") | {"weight": torch.ones(1)}
+    torch.save(content, place / "state.pt")
+    assert load_state(place).discriminator["weight"].item() == 1
+
+
 def test_the_same_run_again_is_the_same_bit_for_bit(make_config, uninterrupted, tmp_path):
     train(make_config(), tmp_path)
     assert_ended_alike(tmp_path, uninterrupted)
@@ -159,7 +175,10 @@ def test_a_full_disk_is_one_line_and_leaves_older_checkpoints_intact(make_config
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(OutputError, match=r"Cannot write checkpoint .*step-0000010: .* continue with --resume"):
+        with pytest.raises(
+            OutputError,
+            match=r"checkpoint .*0010: (No space left on device|the disk takes no more, .*)\. Free space there, then",
+        ):
             train(make_config(), tmp_path, resume=True)
     assert checkpoints(tmp_path) == ["step-0000005"]
     assert (tmp_path / "checkpoints" / "step-0000005" / "state.pt").read_bytes() == before

@@ -13,7 +13,7 @@ from torch import Tensor
 from stepladder.errors import OutputError, TrainingError
 from stepladder.files import reason, write_atomically
 
-__all__ = ["Findings", "RecordFile", "RunningMeans", "StepRecord", "write_text"]
+__all__ = ["Findings", "RecordFile", "RunningMeans", "StepRecord", "row_title", "write_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,17 @@ class RecordFile:
             raise OutputError(
                 f"Cannot write {self.path}: {reason(error)}. Free space there, then continue with --resume."
             ) from error
+
+
+def row_title(name: str) -> str:
+    """What a row of a grid, or a number of `validation_psnr_db`, is called for a reader."""
+    match name:
+        case "original":
+            return name
+        case "draft":
+            return "initial estimate"
+        case _:
+            return f"{name} step per stage" if name == "1" else f"{name} steps per stage"
 
 
 def write_text(path: Path, text: str) -> None:

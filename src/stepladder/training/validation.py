@@ -29,7 +29,7 @@ from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import ImageRunConfig
-from stepladder.training.records import Findings
+from stepladder.training.records import Findings, row_title
 
 __all__ = ["ImageValidation", "reconstruct", "stage_residuals"]
 
@@ -158,17 +158,6 @@ def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
         sheet.paste(band, (0, top + _CAPTION))
         top += band.height + _CAPTION
     return sheet
-
-
-def row_title(name: str) -> str:
-    """What a row of a grid, or a number of `validation_psnr_db`, is called for a reader."""
-    match name:
-        case "original":
-            return name
-        case "draft":
-            return "initial estimate"
-        case _:
-            return f"{name} step per stage" if name == "1" else f"{name} steps per stage"
 
 
 @contextlib.contextmanager

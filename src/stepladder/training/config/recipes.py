@@ -19,7 +19,8 @@ class StartConfig:
     """Where weights come from at step 0."""
 
     principal_components: bool = False
-    """Start the encoder's linear part from principal components of patches, and the draft from their inverse."""
+    """Start the encoder's linear part from principal components of patches, and the initial estimate from
+    their inverse."""
     encoder_from: str | None = None
     """Model (name, folder or hub id) whose encoder and bottleneck to take."""
     decoder_from: str | None = None
@@ -57,7 +58,7 @@ class LossConfig:
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
     draft_weight: float = 0.25
-    """Weight of the squared error of the draft image, where the decoder makes one."""
+    """Weight of the squared error of the initial estimate of the image, where the decoder makes one."""
     time_distribution: TimeDistribution = "uniform"
     """How local times are drawn: 'uniform', or 'logit-normal', which looks more often at the middle of each stage."""
     time_location: float = 0.0
