@@ -348,7 +348,8 @@ def test_guidance_of_a_recipe_is_read_from_a_file(make_distillation, tmp_path):
 def test_every_stage_of_student_and_teacher_is_one_graph(make_distillation, tmp_path, monkeypatch, recipe):
     make_teacher(4).save_pretrained(tmp_path / "teacher")
     config = make_distillation(recipe, compile=True, steps=1)
-    config = replace(config, teacher=str(tmp_path / "teacher"))
+    crop = replace(config.data.crop, size=64, min_scale=0.5)
+    config = replace(config, teacher=str(tmp_path / "teacher"), data=replace(config.data, crop=crop))
     graphs, compile_ = [], torch.nn.Module.compile
 
     def count(graph, _):
@@ -356,13 +357,14 @@ def test_every_stage_of_student_and_teacher_is_one_graph(make_distillation, tmp_
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compile_(self, backend=count, **options))
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
-    distill(config, tmp_path / "one")
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        distill(config, tmp_path / "one")
     after_one = len(graphs)
-    assert after_one >= 1 + 4 + 4  # the encoder, the stages of the student, and those of the teacher
+    assert 1 + 4 + 4 <= after_one <= 12  # the encoder, the stages of the student, those of the teacher; few twice
     torch._dynamo.reset()
     graphs.clear()
-    distill(replace(config, steps=3), tmp_path / "three")
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        distill(replace(config, steps=3), tmp_path / "three")
     assert len(graphs) == after_one
 
 
