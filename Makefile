@@ -12,17 +12,15 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := train,hub,demo,dev
-CODE := src tests examples benchmarks recipes
+EXTRAS := train,hub,demo,dev,docs
+CODE := src tests examples benchmarks recipes docs
 PYTEST := $(BIN)/python -m pytest
 FAST := not slow
 # Tests that run a second time with annotated types and shapes checked: the theory, and the parts on their own.
-TYPED := tests/test_flow.py tests/test_stages.py tests/test_samplers.py tests/test_randomness.py tests/test_contracts.py \
-	tests/test_tokenizer.py tests/test_tokenizer_of_tokens.py tests/test_checkpoints.py tests/test_layouts.py tests/nn \
-	tests/losses tests/bottlenecks \
-	tests/encoders tests/decoders/test_mmdit.py
+TYPED := tests/sampling tests/test_contracts.py tests/test_tokenizer.py tests/test_tokenizer_of_tokens.py \
+	tests/test_checkpoints.py tests/test_layouts.py tests/nn tests/losses tests/bottlenecks tests/encoders tests/decoders
 
-.PHONY: help setup demo test check format tables clean
+.PHONY: help setup demo test check docs format tables pages clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -45,13 +43,19 @@ test: $(READY)  ## Run the tests that fit in ten minutes on two cores
 	$(PYTEST) -m "$(FAST)" --durations=10
 	$(PYTEST) -m "$(FAST)" -q --typecheck $(TYPED)
 
-check: $(READY)  ## Lint, formatting, types, import layers, generated tables
+check: docs  ## Lint, formatting, types, import layers, generated tables and pages, the documentation site
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python benchmarks/plots.py --check
+	$(BIN)/python docs/generated.py --check
+	$(BIN)/python docs/figures.py --check
+
+docs: $(READY)  ## Build the documentation site into build/site; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Documentation: build/site/index.html"
 
 format: $(READY)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)
@@ -60,6 +64,10 @@ format: $(READY)  ## Format the code and mend what the linter can
 tables: $(READY)  ## Write the tables and plots of README.md and docs/ from benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/plots.py
+
+pages: $(READY)  ## Write what docs/ takes from programs: the help of the commands, the toy, the pictures of the concepts
+	$(BIN)/python docs/generated.py
+	$(BIN)/python docs/figures.py
 
 clean:  ## Remove .venv, caches and what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from stepladder.errors import CheckpointError, ConfigError
 from stepladder.layouts import GridLayout
 from stepladder.models import ModelSpec, embedded_models, find_model, parse_model_spec
 from stepladder.tokenizer import Encoding, LadderConfig, Tokenizer, TokenizerConfig
+
+PACKAGE = Path(module.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +338,21 @@ def test_a_tokenizer_in_bfloat16_decodes_close_to_float32():
     found = tokenizer.to(torch.bfloat16).decode(latent, seeds=[0])
     assert found.dtype == torch.float32
     assert (found - wanted).abs().mean() < 0.02
+
+
+def test_five_frames_lead_from_a_decode_to_the_network():
+    tokenizer, found = Tokenizer(presets.tiny()).eval(), []
+
+    def note(*_):
+        frames = (frame.f_code for frame, _ in traceback.walk_stack(None))
+        found.append([code.co_qualname for code in frames if Path(code.co_filename).is_relative_to(PACKAGE)])
+
+    tokenizer.decoder.network.register_forward_pre_hook(note)
+    tokenizer.decode(torch.zeros(1, 16, 4, 4), steps=1)
+    assert found[0] == [
+        "BoundNetwork.__call__",
+        "integrate",
+        "run_stages",
+        "Tokenizer.decode_progressively",
+        "Tokenizer.decode",
+    ]

@@ -15,7 +15,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -37,6 +37,8 @@ __all__ = [
     "crop_to",
     "grid",
     "image_files",
+    "images_below",
+    "is_image_name",
     "load_image",
     "pad_to_multiple",
     "save_png",
@@ -94,21 +96,55 @@ def load_image(source: PathLike | bytes | Stream, *, name: str | None = None) ->
         raise _unreadable(name, reason(error), "Check the path") from error
 
 
-def image_files(folder: PathLike) -> list[Path]:
-    """The files in `folder` (not below it) whose suffix is that of an image, sorted by name; hidden ones left out.
+def image_files(folder: PathLike, *, without: PathLike | None = None) -> list[Path]:
+    """The files in `folder` and below whose suffix is that of an image, sorted by their paths.
+
+    Hidden files and folders are left out. Symbolic links are followed, and each folder is searched once.
+
+    Args:
+        folder: Where to search.
+        without: A folder below it that is left out.
 
     Raises:
         ImageError: If the folder holds none, or cannot be read.
     """
     try:
-        files = sorted(Path(folder).iterdir())
+        found = sorted(images_below(folder, without=without))
     except OSError as error:
-        raise _unreadable(os.fspath(folder), reason(error), "Check the folder") from error
-    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()]
+        raise _unreadable(str(error.filename), reason(error), "Check the folder") from error
     if not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise ImageError(f"Folder {os.fspath(folder)} holds no images ({suffixes}). Name a folder with images in it.")
     return found
+
+
+def images_below(folder: PathLike, *, without: PathLike | None = None) -> Iterator[Path]:
+    """The same files in any order, also none.
+
+    Raises:
+        OSError: If a folder cannot be listed.
+    """
+    skipped = None if without is None else os.path.realpath(without)
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, below, names in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(place)
+        if real in seen or (real == skipped and len(seen) > 0):
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        files = (Path(place, name) for name in names if is_image_name(name))
+        yield from (path for path in files if path.is_file())
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: a known suffix, and not hidden (`.x.png`, `._x.png`)."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:

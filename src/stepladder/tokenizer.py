@@ -255,10 +255,11 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
+        covered = self.layout.covers(padded)
         for end in sample(
-            self.decoder.bind(padded, tile=side, guidance=self.guidance(guidance)),
+            self.decoder.bind(padded, tile=side if max(covered) > side else 0, guidance=self.guidance(guidance)),
             self.schedule,
-            size=self.layout.covers(padded),
+            size=covered,
             generators=generators(seeds, latent.device),
             grids=time_grids(self.schedule, self.steps_per_stage if steps is None else steps),
         ):

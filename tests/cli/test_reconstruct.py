@@ -31,7 +31,7 @@ def test_images_and_folders_become_pngs_of_the_same_size(run, model, photos, tmp
 
 def test_the_table_reports_each_image(run, model, photos):
     result = run("reconstruct", photos, "--out", "out", "--model", f"{model}@1")
-    assert f"{model}, 1 steps in each of 3 stages, in out" in result.stdout
+    assert f"{model}, 1 step in each of 3 stages, in out" in result.stdout
     (row,) = [line for line in result.stdout.splitlines() if "a.png" in line]
     assert "17 x 9" in row
     assert "16 x 2 x 3" in row
@@ -42,6 +42,7 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
     result = run("reconstruct", photos / "a.png", "--out", "out", "--model", f"{model}@1", "--seed", 3, "--json")
     report = json.loads(result.stdout)
     (done,) = report.pop("done")
+    assert report.pop("mean") == {key: done[key] for key in ("bits_per_pixel", "psnr_db", "seconds")}
     assert report == {
         "model": model,
         "steps_per_stage": 1,
@@ -129,14 +130,14 @@ def test_a_folder_without_images_is_refused(refused, model, tmp_path):
 def test_an_image_too_large_for_the_memory_does_not_stop_the_others(run, model, photos, monkeypatch):
     from stepladder.measure import reconstruction
 
-    genuine = reconstruction.reconstruct
+    genuine = reconstruction.reconstruct_together
 
-    def tight(tokenizer, image, **options):
-        if image.width == 17:
+    def tight(tokenizer, images, **options):
+        if images[0].width == 17:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
-        return genuine(tokenizer, image, **options)
+        return genuine(tokenizer, images, **options)
 
-    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct", tight)
+    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct_together", tight)
     result = run("reconstruct", photos, "--out", "out", "--model", model)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: Not enough memory for {photos / 'a.png'}. Use smaller images")
@@ -147,7 +148,7 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, model, photos, monkeypatch):
     def bug(*args, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct", bug)
+    monkeypatch.setattr("stepladder.measure.reconstruction.reconstruct_together", bug)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("reconstruct", photos, "--out", "out", "--model", model)
 

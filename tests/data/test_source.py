@@ -114,6 +114,74 @@ def test_a_folder_without_images_says_what_it_holds(make_folder, make_tar, tmp_p
         open_source(tmp_path)
 
 
+def parquet_folder(folder, *names):
+    """A downloaded data set: one image in each file."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": [{"bytes": encoded(number), "path": "x.png"}]}), folder / name)
+    return folder
+
+
+def test_a_downloaded_data_set_is_read_from_its_folder(tmp_path):
+    names = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
+    folder = parquet_folder(tmp_path / "set", *names, ".cache/old.parquet")
+    (folder / "README.md").write_text("a card")
+    source = open_source(folder)
+    assert [source.read(index) for index in range(len(source))] == [encoded(0), encoded(1)]
+    assert source.name == str(folder)
+
+
+def test_of_several_splits_in_a_folder_one_is_needed(tmp_path):
+    folder = parquet_folder(tmp_path, "data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet")
+    with pytest.raises(DataError) as caught:
+        open_source(folder)
+    assert str(caught.value) == (
+        f"Folder {folder} holds the splits test, train. One split is needed. Write '{folder}/data/test-*.parquet'."
+    )
+    assert len(open_source(f"{folder}/data/test-*.parquet")) == 1
+
+
+def test_images_in_a_folder_go_before_parquet_files(tmp_path, make_folder):
+    folder = parquet_folder(make_folder({"a.png": encoded(5)}), "rows.parquet")
+    assert contents(open_source(folder)) == {"a.png": encoded(5)}
+
+
+def saved(folder, **splits):
+    """What `save_to_disk` writes: a data set, or one of several splits."""
+    datasets = pytest.importorskip("datasets", exc_type=ImportError)
+    made = {
+        split: datasets.Dataset.from_dict(
+            {"image": [{"bytes": encoded(number), "path": None} for number in numbers]},
+            features=datasets.Features({"image": datasets.Image()}),
+        )
+        for split, numbers in splits.items()
+    }
+    (made["alone"] if "alone" in made else datasets.DatasetDict(made)).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_saved_data_set_is_read_from_its_folder(tmp_path):
+    source = open_source(saved(tmp_path / "set", alone=[1, 2, 3]))
+    assert [source.read(index) for index in range(3)] == [encoded(number) for number in (1, 2, 3)]
+    assert pickle.loads(pickle.dumps(source)).read(2) == encoded(3)
+    assert len(open_source(saved(tmp_path / "dict", train=[4]))) == 1
+
+
+def test_of_several_saved_splits_one_is_needed(tmp_path):
+    folder = saved(tmp_path / "set", train=[1], test=[2, 3])
+    with pytest.raises(DataError, match=rf"holds the splits train, test\. One split is needed\. .*'{folder}/train'\.$"):
+        open_source(folder)
+    assert len(open_source(folder / "test")) == 2
+
+
+def test_a_damaged_saved_data_set_is_an_error(tmp_path):
+    folder = saved(tmp_path / "set", alone=[1])
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError, match=r"cannot be loaded: .* What save_to_disk wrote is needed"):
+        open_source(folder)
+
+
 def test_a_tar_without_images_is_an_error(make_tar):
     with pytest.raises(DataError, match=r"No images in .*s\.tar"):
         open_source(make_tar("s.tar", {"a.txt": b"x"}))

@@ -27,6 +27,18 @@ def test_the_code_of_the_readme_runs(tiny, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == ["(2, 3, 50, 78)", "(2, 3, 100, 156)", "(2, 3, 200, 312)"]
 
 
+def test_the_code_of_the_quickstart_runs(tiny, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text("utf-8"), re.DOTALL)
+    monkeypatch.setattr(Tokenizer, "from_pretrained", lambda name: {"photo": tiny}[name])
+    monkeypatch.chdir(tmp_path)
+    Image.effect_mandelbrot((40, 24), (-2, -1, 1, 1), 20).convert("RGB").save("photo.jpg")
+    names: dict[str, object] = {}
+    exec("\n".join(blocks), names)
+    assert names["stages"] == [10, 20, 40]
+    with Image.open("decoded.png") as decoded:
+        assert decoded.size == (40, 24)
+
+
 def test_the_demo_prints_a_row_for_each_model_and_writes_a_comparison(tiny, tmp_path, capsys):
     photos = {name: Image.effect_mandelbrot((300, 280), (-2, -1, 1, 1), 20).convert("RGB") for name in ("one", "two")}
     demo.run([demo.Model("tiny", tiny, 1), demo.Model("tiny", tiny, 2)], photos, tmp_path)

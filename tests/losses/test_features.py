@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stepladder.errors import MissingDependencyError
 from stepladder.images import centre_crop_resize, to_tensor
@@ -92,6 +93,37 @@ def test_the_distance_is_that_of_unit_vectors_averaged_over_places():
     references = torch.stack([torch.eye(3)[c] * 7 for c in (0, 1, 2, 0)], dim=1).view(1, 3, 2, 2)
     assert perceptual_distance(Pixels(), images, references).item() == pytest.approx((0 + 2 + 2 + 0) / 4, abs=1e-5)
     assert perceptual_distance(Pixels(), -images, images).item() == pytest.approx(4, abs=1e-5)
+
+
+def test_the_distance_is_the_mean_over_all_layers(images):
+    class Layers:
+        """The image, and features of two other scales."""
+
+        def pyramid(self, images):
+            return [images, F.avg_pool2d(images, 4).square(), F.max_pool2d(images, 8)]
+
+    found, wanted = (Layers().pyramid(each) for each in (images * 0.3 + 0.1, images))
+    alone = [perceptual_distance(Pixels(), a, b) for a, b in zip(found, wanted, strict=True)]
+    assert len({round(each[0].item(), 4) for each in alone}) == 3  # so that no layer can stand for another
+    torch.testing.assert_close(perceptual_distance(Layers(), images * 0.3 + 0.1, images), torch.stack(alone).mean(0))
+
+
+def test_a_folded_batch_norm_is_the_batch_norm_with_the_epsilon_of_the_network():
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        "conv.weight": torch.randn(5, 3, 3, 3, generator=generator),
+        "norm.weight": torch.randn(5, generator=generator),
+        "norm.bias": torch.randn(5, generator=generator),
+        "norm.running_mean": torch.randn(5, generator=generator),
+        "norm.running_var": 1e-3 * torch.rand(5, generator=generator),  # small, so that the epsilon matters
+    }
+    x = torch.randn(2, 3, 8, 8, generator=generator)
+    layer = _SameConv(3, 5, 3)
+    layer.read_folded(weights, "conv", "norm")
+    mean, variance = weights["norm.running_mean"], weights["norm.running_var"]
+    raw = F.conv2d(x, weights["conv.weight"], padding=1)
+    expected = F.batch_norm(raw, mean, variance, weights["norm.weight"], weights["norm.bias"], eps=1e-3)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_distance_is_one_value_for_each_image_and_finite_at_black(images):

@@ -82,6 +82,7 @@ def test_without_git_there_is_no_commit(monkeypatch):
     assert describe_environment(torch.device("cpu"))["commit"] is None
 
 
+@pytest.mark.slow  # what ran before in the process can leave freed memory with it
 @needs_linux
 def test_the_peak_of_a_call_is_what_it_holds_at_once():
     def twice():
@@ -109,3 +110,14 @@ def test_without_a_way_to_measure_it_there_is_no_peak(monkeypatch, tmp_path):
     assert peak_memory(lambda: None, torch.device("meta")) is None
     monkeypatch.setattr(profiling, "Path", lambda name: tmp_path / "missing" / "file")
     assert peak_memory(lambda: None, CPU) is None
+
+
+def test_the_peak_is_measured_with_the_rounding_that_convolutions_may_use(monkeypatch):
+    cuda, before = torch.device("cuda"), torch.get_float32_matmul_precision()
+    for allowed, expected in ((True, "high"), (False, before)):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+        with profiling._precision_of_convolutions(cuda):
+            assert torch.get_float32_matmul_precision() == expected
+        assert torch.get_float32_matmul_precision() == before
+    with profiling._precision_of_convolutions(CPU):
+        assert torch.get_float32_matmul_precision() == before

@@ -114,7 +114,7 @@ def test_each_image_has_its_own_randomness() -> None:
 def test_a_stage_may_start_at_a_local_time_of_each_image(images: torch.Tensor) -> None:
     exact, stage = Exact(images), StageSchedule.uniform(2).stages[-1]
     start = torch.tensor([1.0, 0.3])
-    sampler.integrate(exact, torch.zeros_like(images), stage, None, time_grid(2), start=start)
+    sampler.integrate(stage, torch.zeros_like(images), None, denoiser=exact, grid=time_grid(2), start=start)
     for (_, u, _), share in zip(exact.shown, (1.0, 0.5), strict=True):
         torch.testing.assert_close(u, share * start)
 

@@ -103,7 +103,7 @@ def test_every_recipe_is_accepted(recipe):
             "tokenizer.encoder.kind=vit",
             r"Value of 'tokenizer\.encoder' does not fit: its kind is 'vit'\. Accepted: 'conv', 'mmdit'",
         ),
-        ("tokenizer.encoder.stride=12", r"Encoder stride 12 is no power of two\. Pass 4, 8, 16"),
+        ("tokenizer.encoder.stride=12", r"Encoder stride 12 is no power of two\. Pass 4, 8, 16, 32 or 64\."),
         ("tokenizer.ladder.num_stages=0", r"Number of stages 0 is outside 1 to 8"),
         ("tokenizer.ladder.gamma=0.5", r"gamma 0\.5 is outside \(0, 1/3\]"),
         ("tokenizer.decoder.embedding_width=15", r"embedding_width 15 is odd\. Pass an even number"),

@@ -20,8 +20,8 @@ import typer
 from typer.core import TyperGroup
 
 from stepladder import __version__
-from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, train
-from stepladder.cli._output import SMALLER, explain, is_out_of_memory, print_text, say
+from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, schedule, train
+from stepladder.cli._output import explain, is_out_of_memory, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
 from stepladder.memory import keep_freed_memory
 
@@ -65,7 +65,11 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(
-    name="stepladder", cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    name="stepladder",
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -118,6 +122,7 @@ for command in (
     train.train,
     distill.distill,
     info.info,
+    schedule.schedule,
 ):
     app.command()(command)
 
@@ -168,7 +173,7 @@ def _in_plain_words(error: Exception) -> Exception:
         said += "" if said.endswith((".", "?")) else "."
         return ConfigError(f"{said} See {place} --help.").with_traceback(error.__traceback__)
     if is_out_of_memory(error):
-        return MemoryError(f"Not enough memory. {SMALLER}").with_traceback(error.__traceback__)
+        return MemoryError(f"Not enough memory. {smaller(error)}").with_traceback(error.__traceback__)
     return error
 
 

@@ -3,15 +3,18 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from stepladder.cli._output import SMALLER, explain, is_out_of_memory, one_line, progress, say, shown
+from stepladder.cli._output import explain, is_out_of_memory, one_line, progress, say, shown, smaller
 from stepladder.errors import ConfigError, ImageError, OutputError, StepladderError
 
-__all__ = ["Outcome", "check_distinct", "check_outputs", "find_images", "for_each", "make_folder"]
+__all__ = ["Found", "Outcome", "Work", "check_distinct", "check_outputs", "find_images", "for_each", "make_folder"]
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
 Done = TypeVar("Done")
 
 
@@ -33,18 +36,48 @@ class Outcome(Generic[Done]):
         return [{key: name, "error": one_line(error)} for name, error in self.failed]
 
 
-def find_images(arguments: Sequence[Path]) -> list[Path]:
-    """The files that arguments mean: a file itself, whatever it is; a folder, the images in it. Each once.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image that was named."""
+
+    path: Path
+    name: Path
+    """Without its suffix, below the folder in which it was found: what its results are called."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work(Generic[Item, Value, Result, Done]):
+    """What is done with each item."""
+
+    read: Callable[[Item], Value]
+    """Gets one ready."""
+    kind: Callable[[Value], object]
+    """Those of one kind can be worked on together: images of one size."""
+    compute: Callable[[list[Value]], list[Result]]
+    """Works on several of one kind."""
+    write: Callable[[Item, Value, Result], Done]
+    """Finishes one."""
+
+
+def find_images(arguments: Sequence[Path], *, without: Path | None = None) -> list[Found]:
+    """The files that arguments mean: a file itself, whatever it is; a folder, the images in it and below. Each once.
+
+    Args:
+        arguments: Files and folders.
+        without: A folder that is left out where it lies below one of them: that of the results.
 
     Raises:
         ImageError: If a folder holds no images.
     """
     from stepladder.images import image_files
 
-    found: dict[str, Path] = {}
+    left_out = os.path.realpath(without) if without is not None else None
+    found: dict[str, Found] = {}
     for argument in arguments:
-        for path in image_files(argument) if os.path.isdir(argument) else [argument]:  # noqa: PTH112 (odd names)
-            found.setdefault(os.path.realpath(path), path)
+        folder = os.path.isdir(argument)  # noqa: PTH112 (odd names)
+        for path in image_files(argument, without=left_out) if folder else [argument]:
+            name = path.relative_to(argument) if folder else Path(path.name)
+            found.setdefault(os.path.realpath(path), Found(path, name.with_suffix("")))
     return list(found.values())
 
 
@@ -102,30 +135,67 @@ def make_folder(folder: Path) -> None:
 
 
 def for_each(
-    items: Sequence[Item], work: Callable[[Item], Done], *, name: Callable[[Item], str], label: str, debug: bool
+    items: Sequence[Item],
+    work: Work[Item, Value, Result, Done],
+    *,
+    batch: int,
+    name: Callable[[Item], str],
+    label: str,
+    debug: bool,
 ) -> Outcome[Done]:
-    """Works on the items one at a time; a line for each that fails, and the others are done.
+    """Works on the items in batches; a line for each that fails, and the others are done.
 
     Args:
-        items: What to work on.
-        work: Does one.
+        items: What to work on. Neighbours that are alike are worked on together.
+        work: Does it.
+        batch: How many together at most.
         name: Names one, for messages.
         label: What a bar on stderr says.
         debug: Whether tracebacks are shown.
     """
     outcome: Outcome[Done] = Outcome()
-    for item in progress(items, label):
+
+    def attempt(group: Sequence[Item], action: Callable[[], Any]) -> Any:
+        """What `action` gives; None where it failed, which is noted for all of the `group`."""
+        names = [name(item) for item in group]
         try:
-            outcome.done.append(work(item))
+            return action()
         except (StepladderError, OSError, MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                known: BaseException = ImageError(f"Not enough memory for {name(item)}. {SMALLER}")
-            elif isinstance(error, StepladderError | OSError):
-                known = error
-            else:
-                raise
+            known = _known(error, ", ".join(names))
             explain(known.with_traceback(error.__traceback__), debug=debug)
-            outcome.failed.append((name(item), known))
+            outcome.failed.extend((each, known) for each in names)
+            return None
+
+    def finish(group: list[tuple[Item, Value]]) -> None:
+        values = [value for _, value in group]
+        results = attempt([item for item, _ in group], partial(work.compute, values)) if group else None
+        for (item, value), result in zip(group, results or [], strict=False):  # none if they failed
+            done = attempt([item], partial(work.write, item, value, result))
+            if done is not None:
+                outcome.done.append(done)
+
+    waiting: list[tuple[Item, Value]] = []
+    for item in progress(items, label):
+        value = attempt([item], partial(work.read, item))
+        if value is None:
+            continue
+        if waiting and work.kind(waiting[0][1]) != work.kind(value):
+            finish(waiting)
+            waiting = []
+        waiting.append((item, value))
+        if len(waiting) == batch:
+            finish(waiting)
+            waiting = []
+    finish(waiting)
     if outcome.failed:
         say(f"{len(outcome.done)} of {len(items)} done, {len(outcome.failed)} failed.")
     return outcome
+
+
+def _known(error: Exception, names: str) -> Exception:
+    """The error in words for users; raises it again if it is a bug."""
+    if is_out_of_memory(error):
+        return ImageError(f"Not enough memory for {names}. {smaller(error)}")
+    if isinstance(error, StepladderError | OSError):
+        return error
+    raise error

@@ -1,7 +1,9 @@
 """From what a user names to a model on a device."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stepladder.cli._output import counted
 from stepladder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -11,20 +13,23 @@ if TYPE_CHECKING:
     from stepladder.sampling.guidance import GuidanceConfig
     from stepladder.tokenizer import Tokenizer
 
-__all__ = ["describe_decode", "load_model", "pick_device"]
+__all__ = ["describe_decode", "describe_steps", "load_model", "pick_device"]
 
 
-def load_model(text: str, device: str | None) -> "tuple[Tokenizer, ModelSpec]":
-    """Loads MODEL or MODEL@N.
+def load_model(text: str, device: str | None, steps: int | None = None) -> "tuple[Tokenizer, ModelSpec]":
+    """Loads MODEL or MODEL@N; `steps` are another way to say N.
 
     Raises:
-        ConfigError: If N or the device is not accepted.
+        ConfigError: If N, the steps or the device are not accepted, or N and the steps differ.
         CheckpointError: If there is no such model, or it is damaged.
     """
     from stepladder.models import parse_model_spec
     from stepladder.tokenizer import Tokenizer
 
     spec = parse_model_spec(text)
+    if steps is not None and spec.steps not in (None, steps):
+        raise ConfigError(f"Model '{text}' and --steps {steps} name different steps. Leave one of them out.")
+    spec = replace(spec, steps=spec.steps or steps)
     return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
 
 
@@ -41,6 +46,12 @@ def describe_decode(
         "seed": seed,
         "device": str(tokenizer.device),
     }
+
+
+def describe_steps(tokenizer: "Tokenizer", steps: int, model: str) -> str:
+    """The same in the title of a table: `photo, 1 step in each of 3 stages`."""
+    stages = tokenizer.schedule.num_stages
+    return f"{model}, {counted(steps, 'step')}" + (f" in each of {stages} stages" if stages > 1 else "")
 
 
 def pick_device(name: str | None) -> "torch.device":

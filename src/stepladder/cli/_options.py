@@ -18,12 +18,15 @@ __all__ = [
     "OutFolder",
     "Seed",
     "Size",
+    "Steps",
     "Tile",
 ]
 
 DEFAULT_MODEL = "photo"
 
 _MAX_SEED = 2**63 - 1
+MAX_STEPS = 10_000
+"""As `stepladder.configs` says, which takes long to import."""
 MAX_SIZE = 2**14
 """Longest side to which images are resized."""
 _MAX_BATCH = 2**16
@@ -55,6 +58,16 @@ Device: TypeAlias = Annotated[
 ]
 Batch: TypeAlias = Annotated[
     int, typer.Option(min=1, max=_MAX_BATCH, metavar="B", help="Images that are worked on together.")
+]
+Steps: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MAX_STEPS,
+        metavar="N",
+        help="Steps in each stage, for models that are named without @N; without both, as the model says.",
+        show_default=False,
+    ),
 ]
 Size: TypeAlias = Annotated[
     int | None,

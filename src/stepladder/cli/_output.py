@@ -4,17 +4,20 @@ import json
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 __all__ = [
-    "SMALLER",
+    "counted",
     "explain",
+    "harmless",
     "is_out_of_memory",
     "one_line",
     "print_json",
@@ -24,21 +27,36 @@ __all__ = [
     "progress_bar",
     "say",
     "shown",
+    "smaller",
     "talk",
 ]
 
 Item = TypeVar("Item")
 
-SMALLER = "Use smaller images or a smaller --batch where there is one, or pass --device cpu."
-"""What to do when memory is not enough."""
-
-_PIPED_WIDTH = 200
-"""Columns of tables that no terminal shows, so that file names stay whole."""
+_NARROWEST = 12
+"""Characters that a column of text keeps when a terminal is narrow; its cells then take several lines."""
+_FRAME = 3
+"""Characters between two columns."""
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of what follows."""
 
 
 def say(message: str) -> None:
     """One line of talk."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    print(harmless(message), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def harmless(text: str) -> str:
+    """A text as one line that moves no cursor: a file of somebody else may hold codes that a terminal obeys."""
+    return "".join(
+        repr(character)[1:-1] if unicodedata.category(character) in ("Cc", "Cs") or character in _TURNING else character
+        for character in text
+    )
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def explain(error: BaseException, *, debug: bool) -> None:
@@ -59,6 +77,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
+def smaller(error: BaseException) -> str:
+    """What to do when memory is not enough."""
+    elsewhere = ", or pass --device cpu" if type(error).__name__ == "OutOfMemoryError" else ""  # of an accelerator
+    return f"Use smaller images, or a smaller --batch or --tile where the command has one{elsewhere}."
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """A path as text that every terminal and every JSON reader takes; bytes that are no text become marks."""
     return os.fsencode(path).decode("utf-8", "replace")
@@ -75,27 +99,66 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, numbers: bool = True
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    numbers: bool = True,
+    spare: Sequence[str] = (),
 ) -> None:
-    """The result of a command as a table.
+    """The result of a command as a table that fits the terminal; elsewhere it is as wide as it is.
 
     Args:
         headings: Of the columns.
         rows: Of cells.
         title: Above the table.
-        numbers: Whether all columns but the first hold numbers, which stand at the right.
+        numbers: Whether all columns but the first hold numbers, which stand at the right and are never cut.
+        spare: Headings of columns that a narrow terminal does without, the first of them first.
     """
+    cells = [[harmless(cell) for cell in row] for row in rows]
+    columns = {
+        heading: max(map(cell_len, (heading, *column))) for heading, *column in zip(headings, *cells, strict=True)
+    }
+    text = set(headings[:1] if numbers else headings)
+    room = Console(file=sys.stdout).width if sys.stdout.isatty() else None
+    kept = _fitting(columns, room, text=text, spare=spare)
     table = Table()
-    for index, heading in enumerate(headings):
-        number = numbers and index > 0
-        table.add_column(heading, justify="right" if number else "left", overflow="ellipsis" if number else "fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    width = None if sys.stdout.isatty() else _PIPED_WIDTH
-    console = Console(file=sys.stdout, width=width)
+    for heading in kept:
+        flows = heading in text
+        table.add_column(heading, justify="left" if flows else "right", overflow="fold", no_wrap=not flows)
+    places = [list(headings).index(heading) for heading in kept]
+    for row in cells:
+        table.add_row(*(Text(row[place]) for place in places))
+    console = Console(file=sys.stdout, width=_table_width(columns, kept, room, text))
     if title:
-        console.print(Text(title), soft_wrap=True)
+        console.print(Text(harmless(title)), soft_wrap=True)
     console.print(table)
+    left = [heading for heading in headings if heading not in kept]
+    if left:
+        say(f"Left out to fit the terminal: {', '.join(left)}. Widen it, or pass --json.")
+
+
+def _fitting(columns: Mapping[str, int], room: int | None, *, text: set[str], spare: Sequence[str]) -> list[str]:
+    """The headings that stay when a terminal has `room` characters; None for any number."""
+    kept = list(columns)
+    for heading in spare:
+        if room is None or _least_width(columns, kept, text) <= room:
+            break
+        kept.remove(heading)
+    return kept
+
+
+def _least_width(columns: Mapping[str, int], kept: Sequence[str], text: set[str]) -> int:
+    """Characters that a table needs when its text takes several lines."""
+    widths = (min(columns[heading], _NARROWEST) if heading in text else columns[heading] for heading in kept)
+    return sum(widths) + _FRAME * len(kept) + 1
+
+
+def _table_width(columns: Mapping[str, int], kept: Sequence[str], room: int | None, text: set[str]) -> int:
+    """The terminal's, or more where numbers would be cut; the table's own where there is no terminal."""
+    if room is None:
+        return sum(columns[heading] + _FRAME for heading in kept) + 1
+    return max(room, _least_width(columns, kept, text))
 
 
 def talk() -> Console:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepladder.cli._files import check_outputs, for_each, make_folder
-from stepladder.cli._models import describe_decode, load_model
-from stepladder.cli._options import Device, Force, Guidance, Json, OutFolder, Seed, Tile
+from stepladder.cli._files import Work, check_outputs, for_each, make_folder
+from stepladder.cli._models import describe_decode, describe_steps, load_model
+from stepladder.cli._options import Batch, Device, Force, Guidance, Json, OutFolder, Seed, Steps, Tile
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stepladder.latents import StoredLatent
 
 __all__ = ["decode"]
@@ -37,6 +39,8 @@ def decode(
     model: Decoder = None,
     seed: Seed = 0,
     device: Device = None,
+    steps: Steps = None,
+    batch: Batch = 1,
     tile: Tile = None,
     guidance: Guidance = None,
     json: Json = False,
@@ -46,6 +50,8 @@ def decode(
 
     Each becomes DIR/NAME.png, of the size of its original.
     """
+    import torch
+
     from stepladder.images import save_png, to_pil
     from stepladder.latents import read_latents
 
@@ -54,7 +60,7 @@ def decode(
     check_outputs([latents], list(targets.values()), force=force)
     if model is None:
         say(f"Decoding with '{content.model}', the model that {shown(latents)} names; --model names another.")
-    tokenizer, spec = load_model(content.model if model is None else model, device)
+    tokenizer, spec = load_model(content.model if model is None else model, device, steps)
     content.check_fits(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
@@ -64,26 +70,36 @@ def decode(
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     make_folder(out)
 
-    def work(stored: "StoredLatent") -> dict[str, Any]:
-        started = time.perf_counter()
+    def read(stored: "StoredLatent") -> "Tensor":
         values = stored.values[None].to(tokenizer.device)
-        latent = values if content.codebook_size is None else tokenizer.latent_from_indices(values)
-        decoded = tokenizer.decode(latent, seeds=[seed], steps=spec.steps, size=stored.size, tile=side, guidance=guided)
-        image = decoded[0].cpu()
-        seconds = time.perf_counter() - started
+        return values if content.codebook_size is None else tokenizer.latent_from_indices(values)
+
+    def compute(group: "list[tuple[Tensor, tuple[int, int]]]") -> "list[tuple[Tensor, float]]":
+        started = time.perf_counter()
+        latent, seeds = torch.cat([values for values, _ in group]), [seed] * len(group)
+        size = group[0][1]
+        decoded = tokenizer.decode(latent, seeds=seeds, steps=spec.steps, size=size, tile=side, guidance=guided).cpu()
+        return [(image, (time.perf_counter() - started) / len(group)) for image in decoded]
+
+    def write(stored: "StoredLatent", _: object, result: "tuple[Tensor, float]") -> dict[str, Any]:
+        image, seconds = result
         save_png(to_pil(image), targets[stored.name], force=force)
         height, width = stored.size
         target = shown(targets[stored.name])
         return {"name": stored.name, "output": target, "width": width, "height": height, "seconds": seconds}
 
-    outcome = for_each(
-        content.latents, work, name=lambda stored: stored.name, label="Decoding", debug=bool(context.obj)
+    work = Work(
+        read=lambda stored: (read(stored), stored.size),
+        kind=lambda value: (value[0].shape, value[1]),
+        compute=compute,
+        write=write,
     )
-    steps = spec.steps or tokenizer.steps_per_stage
+    outcome = for_each(content.latents, work, batch=batch, name=_name, label="Decoding", debug=bool(context.obj))
+    taken = spec.steps or tokenizer.steps_per_stage
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name, guidance=guided),
+                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided),
                 "done": outcome.done,
                 "failed": outcome.failures("name"),
             }
@@ -95,6 +111,11 @@ def decode(
                 (Path(done["output"]).name, f"{done['width']} x {done['height']}", f"{done['seconds']:.2f}")
                 for done in outcome.done
             ],
-            title=f"{spec.name}, {steps} steps in each of {tokenizer.schedule.num_stages} stages, in {shown(out)}",
+            title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}",
+            spare=("size",),
         )
     raise typer.Exit(outcome.exit_code)
+
+
+def _name(stored: "StoredLatent") -> str:
+    return stored.name

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each
+from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each
 from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device, Force, Images, Json, Size
+from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Force, Images, Json, Size
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stepladder.latents import LatentFile, StoredLatent
 
 __all__ = ["encode"]
@@ -29,6 +31,7 @@ def encode(
     out: OutFile,
     model: Encoder = DEFAULT_MODEL,
     size: Size = None,
+    batch: Batch = 1,
     device: Device = None,
     json: Json = False,
     force: Force = False,
@@ -38,9 +41,11 @@ def encode(
     The safetensors file holds the latent of each image under its name: as floats, or as integers where the model is
     quantised.
     """
-    sources = find_images(images)
+    sources = [found.path for found in find_images(images)]
     check_distinct((source, f"latent '{shown(source.stem)}'") for source in sources)
     check_outputs(sources, [out], force=force)
+
+    import torch
 
     from stepladder.images import centre_crop_resize, load_image, to_tensor
     from stepladder.latents import LatentFile, StoredLatent, check_names, write_latents
@@ -54,15 +59,20 @@ def encode(
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
 
-    def work(source: Path) -> "tuple[Path, StoredLatent]":
+    def read(source: Path) -> "Tensor":
         image = load_image(source)
-        if size is not None:
-            image = centre_crop_resize(image, size)
-        code = tokenizer.encode(to_tensor(image)[None].to(tokenizer.device))
-        values = code.latent.float() if code.indices is None else code.indices
-        return source, StoredLatent(name=source.stem, values=values[0].cpu(), size=code.size)
+        return to_tensor(image if size is None else centre_crop_resize(image, size))
 
-    outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
+    def compute(originals: "list[Tensor]") -> "list[Tensor]":
+        code = tokenizer.encode(torch.stack(originals).to(tokenizer.device))
+        return list((code.latent.float() if code.indices is None else code.indices).cpu())
+
+    def write(source: Path, original: "Tensor", values: "Tensor") -> "tuple[Path, StoredLatent]":
+        height, width = original.shape[1:]
+        return source, StoredLatent(name=source.stem, values=values, size=(height, width))
+
+    work = Work(read=read, kind=lambda original: original.shape, compute=compute, write=write)
+    outcome = for_each(sources, work, batch=batch, name=shown, label="Encoding", debug=bool(context.obj))
     content = LatentFile(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
@@ -97,6 +107,7 @@ def encode(
                 for row in rows
             ],
             title=f"{spec.name}, in {shown(out)}",
+            spare=("latent", "size"),
         )
     raise typer.Exit(outcome.exit_code)
 

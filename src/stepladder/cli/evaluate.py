@@ -1,15 +1,21 @@
 """`stepladder evaluate`: models on data, by the pinned protocol."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stepladder.cli._files import check_outputs, make_folder
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import MAX_SIZE, Batch, Device, Json, Seed
-from stepladder.cli._output import print_json, print_table, progress_bar, say
+from stepladder.cli._options import MAX_SIZE, Batch, Device, Force, Json, Seed, Steps
+from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stepladder.measure.evaluation import Report
 
 __all__ = ["evaluate"]
@@ -31,6 +37,14 @@ Models = Annotated[
 Size = Annotated[
     int, typer.Option(min=1, max=MAX_SIZE, metavar="PIXELS", help="Side of the square that images are cut to.")
 ]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Also write 00000.png, 00001.png ... in this folder: the original, then what each model makes of it.",
+        show_default=False,
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many images.", show_default=False)]
 
 
@@ -41,8 +55,11 @@ def evaluate(
     limit: Limit = None,
     seed: Seed = 0,
     batch: Batch = 8,
+    steps: Steps = None,
     device: Device = None,
+    pictures: Pictures = None,
     json: Json = False,
+    force: Force = False,
 ) -> None:
     """Measure quality and speed of models on data.
 
@@ -52,9 +69,13 @@ def evaluate(
     from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
 
-    specs = [parse_model_spec(model) for model in models]
+    specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
     place = pick_device(device)
     source = open_source(data)
+    if pictures:
+        count = len(source) if limit is None else min(limit, len(source))
+        check_outputs([], [_picture(pictures, index) for index in range(count)], force=force)
+        make_folder(pictures)
     with progress_bar("Evaluating") as bar:
         task = bar.add_task("", total=None)
         report = measure(
@@ -66,7 +87,11 @@ def evaluate(
             batch=batch,
             device=place,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_images=partial(_save, pictures, force) if pictures else None,
         )
+    if pictures:
+        names = ", ".join(["original", *map(str, specs)])
+        say(f"{counted(report.images, 'picture')} in {shown(pictures)}, from left to right: {names}.")
     for metric, why in report.notes.items():
         say(f"note: {metric}: {why}")
     if json:
@@ -74,6 +99,18 @@ def evaluate(
     else:
         _print(report)
     raise typer.Exit(1 if report.skipped else 0)
+
+
+def _save(folder: Path, force: bool, first: int, originals: "Tensor", models: "list[Tensor]") -> None:
+    """A row for each image of a batch: the original, then what each model made of it."""
+    from stepladder.images import save_png, side_by_side, to_pil
+
+    for place, row in enumerate(zip(originals, *models, strict=True), start=first):
+        save_png(side_by_side([to_pil(image) for image in row]), _picture(folder, place), force=force)
+
+
+def _picture(folder: Path, place: int) -> Path:
+    return folder / f"{place:05}.png"
 
 
 def _print(report: "Report") -> None:
@@ -94,6 +131,7 @@ def _print(report: "Report") -> None:
         ("model", *shown),
         list(zip(models, *shown.values(), strict=True)),
         title=f"{report.images} images of {report.data} at {report.size} x {report.size}, {report.device}",
+        spare=("evaluations", "colour shift", "s/image", "rFID", "LPIPS-VGG", "SSIM"),
     )
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepladder.cli._files import check_distinct, check_outputs, find_images, for_each, make_folder
-from stepladder.cli._models import describe_decode, load_model
+from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each, make_folder
+from stepladder.cli._models import describe_decode, describe_steps, load_model
 from stepladder.cli._options import (
     DEFAULT_MODEL,
+    Batch,
     Device,
     Force,
     Guidance,
@@ -19,11 +21,19 @@ from stepladder.cli._options import (
     OutFolder,
     Seed,
     Size,
+    Steps,
     Tile,
 )
 from stepladder.cli._output import print_json, print_table, shown
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from stepladder.measure.reconstruction import Reconstruction
+
 __all__ = ["reconstruct"]
+
+_AVERAGED = ("bits_per_pixel", "psnr_db", "seconds")
 
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also write NAME-compare.png: original left, reconstruction right.")
@@ -47,6 +57,8 @@ def reconstruct(
     device: Device = None,
     compare: Compare = False,
     progressive: Progressive = False,
+    steps: Steps = None,
+    batch: Batch = 1,
     tile: Tile = None,
     guidance: Guidance = None,
     json: Json = False,
@@ -54,41 +66,46 @@ def reconstruct(
 ) -> None:
     """Encode images, decode them again and compare.
 
-    Each image becomes DIR/NAME.png. An image that cannot be read does not stop the others; it makes the exit code 1.
+    Each image becomes DIR/NAME.png; those in folders below a folder keep their places. An image that cannot be read
+    does not stop the others; it makes the exit code 1.
     """
-    sources = find_images(images)
-    targets = {source: out / f"{source.stem}.png" for source in sources}
-    comparisons = {source: out / f"{source.stem}-compare.png" for source in sources} if compare else {}
-    outputs = [*targets.items(), *comparisons.items()]
-    _check(sources, outputs, force=force)
+    found = find_images(images, without=out)
+    stems = {image.path: out / image.name for image in found}
+    outputs = [(path, _beside(stem, ".png")) for path, stem in stems.items()]
+    outputs += [(path, _beside(stem, "-compare.png")) for path, stem in stems.items() if compare]
+    _check(list(stems), outputs, force=force)
 
     from stepladder.images import centre_crop_resize, load_image, save_png, side_by_side
     from stepladder.layouts import check_side
-    from stepladder.measure.reconstruction import reconstruct as there_and_back
+    from stepladder.measure.reconstruction import reconstruct_together
 
-    tokenizer, spec = load_model(model, device)
+    tokenizer, spec = load_model(model, device, steps)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
-    rungs = {source: [out / f"{source.stem}-rung{rung}.png" for rung in below] for source in sources}
-    _check(sources, [*outputs, *((source, path) for source in sources for path in rungs[source])], force=force)
+    rungs = {path: [_beside(stem, f"-rung{rung}.png") for rung in below] for path, stem in stems.items()}
+    _check(list(stems), [*outputs, *((path, rung) for path in stems for rung in rungs[path])], force=force)
     make_folder(out)
 
-    def work(source: Path) -> dict[str, Any]:
+    def read(source: Path) -> "Image":
         original = load_image(source)
-        if size is not None:
-            original = centre_crop_resize(original, size)
-        result = there_and_back(tokenizer, original, seed=seed, steps=spec.steps, tile=side, guidance=guided)
-        save_png(result.image, targets[source], force=force)
+        return original if size is None else centre_crop_resize(original, size)
+
+    def compute(originals: "list[Image]") -> "list[Reconstruction]":
+        return reconstruct_together(tokenizer, originals, seed=seed, steps=spec.steps, tile=side, guidance=guided)
+
+    def write(source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
+        target, comparison = _beside(stems[source], ".png"), _beside(stems[source], "-compare.png")
+        save_png(result.image, target, force=force)
         if compare:
-            save_png(side_by_side([original, result.image]), comparisons[source], force=force)
+            save_png(side_by_side([original, result.image]), comparison, force=force)
         for rung, path in zip(result.rungs, rungs[source], strict=False):  # no paths unless they are asked for
             save_png(rung, path, force=force)
         return {
             "input": shown(source),
-            "output": shown(targets[source]),
-            "comparison": shown(comparisons[source]) if compare else None,
+            "output": shown(target),
+            "comparison": shown(comparison) if compare else None,
             "rungs": [shown(path) for path in rungs[source]] if progressive else None,
             "width": original.width,
             "height": original.height,
@@ -99,23 +116,26 @@ def reconstruct(
             "seconds": result.seconds,
         }
 
-    outcome = for_each(sources, work, name=shown, label="Reconstructing", debug=bool(context.obj))
-    steps = spec.steps or tokenizer.steps_per_stage
+    work = Work(read=read, kind=lambda image: image.size, compute=compute, write=write)
+    outcome = for_each(list(stems), work, batch=batch, name=shown, label="Reconstructing", debug=bool(context.obj))
+    taken = spec.steps or tokenizer.steps_per_stage
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=steps, seed=seed, model=spec.name, guidance=guided),
+                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided),
+                "mean": _means(outcome.done),
                 "done": outcome.done,
                 "failed": outcome.failures("input"),
             }
         )
     elif outcome.done:
-        print_table(
-            ("image", "size", "latent", "bits a pixel", "PSNR, dB", "seconds"),
-            [_row(done) for done in outcome.done],
-            title=f"{spec.name}, {steps} steps in each of {tokenizer.schedule.num_stages} stages, in {shown(out)}",
-        )
+        _print(outcome.done, out, title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
     raise typer.Exit(outcome.exit_code)
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    """A path that ends so; a stem may hold dots."""
+    return stem.with_name(stem.name + ending)
 
 
 def _check(sources: Sequence[Path], outputs: Sequence[tuple[Path, Path]], *, force: bool) -> None:
@@ -124,13 +144,31 @@ def _check(sources: Sequence[Path], outputs: Sequence[tuple[Path, Path]], *, for
     check_outputs(sources, [path for _, path in outputs], force=force)
 
 
-def _row(done: dict[str, Any]) -> tuple[str, ...]:
-    psnr = "-" if done["psnr_db"] is None else f"{done['psnr_db']:.2f}"
-    return (
-        Path(done["output"]).name,
-        f"{done['width']} x {done['height']}",
-        " x ".join(map(str, done["latent_shape"])),
-        f"{done['bits_per_pixel']:.2f}",
-        psnr,
-        f"{done['seconds']:.2f}",
+def _means(done: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Of the images that have a value."""
+    values = {key: [row[key] for row in done if row[key] is not None] for key in _AVERAGED}
+    return {key: fmean(found) if found else None for key, found in values.items()}
+
+
+def _print(done: Sequence[dict[str, Any]], out: Path, *, title: str) -> None:
+    rows = [
+        (
+            shown(Path(row["output"]).relative_to(out)),
+            f"{row['width']} x {row['height']}",
+            " x ".join(map(str, row["latent_shape"])),
+            *_numbers(row),
+        )
+        for row in done
+    ]
+    if len(done) > 1:
+        rows.append(("mean", "", "", *_numbers(_means(done))))
+    print_table(
+        ("image", "size", "latent", "bits a pixel", "PSNR, dB", "seconds"),
+        rows,
+        title=title,
+        spare=("latent", "size", "bits a pixel"),
     )
+
+
+def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple("-" if row[key] is None else f"{row[key]:.2f}" for key in _AVERAGED)

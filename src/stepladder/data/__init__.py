@@ -1,6 +1,6 @@
 """Images to train on and to evaluate on: one interface over folders, tar shards, Parquet files and hub data sets.
 
-files      which names are images, and how bytes are read
+files      how bytes are read, and images that cannot be
 folder, tar, parquet, hub      one adapter per kind of data, each an `ImageSource`
 source     the interface, and `open_source`, which finds the adapter for a path
 crops      random resized crops and flips

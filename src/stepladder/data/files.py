@@ -1,4 +1,4 @@
-"""What all adapters share: which names are images, and how bytes are read from a file.
+"""What all adapters share: how bytes are read from a file, and how what could not be read is described.
 
 Adapters keep no open files. Opening costs some ten microseconds, decoding a photograph some milliseconds, and without
 handles a source can be pickled, forked and copied to worker processes as it is.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stepladder.errors import ImageError
-from stepladder.images import IMAGE_SUFFIXES
 
-__all__ = ["Unreadable", "describe_unreadable", "is_image_name", "read_bytes"]
+__all__ = ["Unreadable", "describe_unreadable", "read_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +24,6 @@ class Unreadable:
     """Its name in the source."""
     reason: str
     """One line that says what is wrong with it."""
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: a known suffix, and not hidden (`.x.png`, `._x.png`)."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_bytes(path: Path, *, key: str, offset: int = 0, size: int = -1) -> bytes:

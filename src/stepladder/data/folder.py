@@ -5,12 +5,12 @@ The order is that of the sorted relative paths, the same on every machine and fi
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from stepladder.data.files import is_image_name, read_bytes
+from stepladder.data.files import read_bytes
 from stepladder.errors import DataError
+from stepladder.images import images_below
 
 __all__ = ["FolderImages"]
 
@@ -31,7 +31,7 @@ class FolderImages:
         self._files: list[Path] = []
         self._keys: list[str] = []
         for path in paths:
-            files = list(_images_below(path)) if path.is_dir() else [path]
+            files = _images_below(path) if path.is_dir() else [path]
             root = path if path.is_dir() else path.parent
             prefix = f"{path.name}/" if path.is_dir() and len(paths) > 1 else ""
             keys = {file: prefix + file.relative_to(root).as_posix() for file in files}
@@ -53,29 +53,18 @@ class FolderImages:
         return self._keys[index]
 
 
-def _images_below(root: Path) -> Iterator[Path]:
-    """All images below a folder, through symbolic links, each folder once."""
-    seen: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
+def _images_below(root: Path) -> list[Path]:
+    try:
+        return list(images_below(root))
+    except OSError as error:
         raise DataError(
             f"Folder {error.filename} cannot be listed: {error.strerror}. A readable folder is needed. "
             "Change its permissions, or name another folder."
         ) from error
 
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if is_image_name(name))
-
 
 def _what_is_there(folders: Sequence[Path]) -> str:
-    for suffix, kind in ((".tar", "tar shards"), (".parquet", "Parquet files")):
-        for folder in folders:
-            if any(folder.glob(f"*{suffix}")):
-                return f"It holds {kind}: give them as '{folder}/*{suffix}'."
+    for folder in folders:
+        if any(folder.glob("*.tar")):
+            return f"It holds tar shards: give them as '{folder}/*.tar'."
     return "Files that end in .jpg, .png, .webp and the like count. Check the path."

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, through the `datasets` package, which fetches and keeps them.
+"""Data sets of the Hugging Face hub and those saved to disk, through the `datasets` package.
 
 Reference: https://huggingface.co/docs/datasets/image_dataset
 """
@@ -11,47 +11,21 @@ from typing import Any
 from stepladder.data.files import read_bytes
 from stepladder.errors import DataError, ImageError, MissingDependencyError
 
-__all__ = ["HubImages"]
+__all__ = ["HubImages", "SavedImages"]
 
 
-class HubImages:
-    """The images in one split of a hub data set.
+class _Rows:
+    """The images in the rows of a data set of the package datasets, which is opened."""
 
-    Args:
-        name: `owner/name`, or a local folder that `datasets` can load.
-        split: The split; None if the data set has only one. Slices such as `train[:100]` work.
-
-    Raises:
-        MissingDependencyError: If `datasets` is not installed.
-        DataError: If the data set or split cannot be loaded, or if it has no image column or several.
-    """
-
-    def __init__(self, name: str, *, split: str | None = None) -> None:
-        try:
-            import datasets
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"No file or folder '{name}' exists, and as a hub data set it needs the package 'datasets', which is "
-                "not installed. Check the path, or run pip install 'stepladder[hub]'."
-            ) from error
-        try:
-            rows = datasets.load_dataset(name, split=split or _only_split(datasets, name))
-        except DataError:
-            raise
-        except Exception as error:  # whatever the hub, the network or a data set's own files may raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise DataError(
-                f"Hub data set '{name}' cannot be loaded: {reason}. Data is a path that exists, or a hub data set "
-                "owner/name[:split]. Check the name and the connection."
-            ) from error
+    def __init__(self, datasets: Any, rows: Any, *, name: str) -> None:
         columns = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
         if len(columns) != 1 and "image" not in columns:
             listed = ", ".join(rows.features)
             raise DataError(
-                f"Hub data set '{name}' has {len(columns)} image columns; its columns are {listed}. One image column, "
-                "or one called 'image', is needed. Choose another data set."
+                f"Data set '{name}' has {len(columns)} image columns; its columns are {listed}. One image column, or "
+                "one called 'image', is needed. Choose another data set."
             )
-        self.name = f"{name}:{split}" if split else name
+        self.name = name
         self._column = "image" if "image" in columns else columns[0]
         self._rows: Any = rows.select_columns([self._column]).cast_column(self._column, datasets.Image(decode=False))
         if not len(self):
@@ -72,6 +46,78 @@ class HubImages:
     def key(self, index: int) -> str:
         """Data set and row: `owner/name:train#17`."""
         return f"{self.name}#{index}"
+
+
+class HubImages(_Rows):
+    """The images in one split of a hub data set.
+
+    Args:
+        name: `owner/name`, or a local folder that `datasets` can load.
+        split: The split; None if the data set has only one. Slices such as `train[:100]` work.
+
+    Raises:
+        MissingDependencyError: If `datasets` is not installed.
+        DataError: If the data set or split cannot be loaded, or if it has no image column or several.
+    """
+
+    def __init__(self, name: str, *, split: str | None = None) -> None:
+        datasets = _datasets(f"No file or folder '{name}' exists, and as a hub data set it")
+        try:
+            rows = datasets.load_dataset(name, split=split or _only_split(datasets, name))
+        except DataError:
+            raise
+        except Exception as error:  # whatever the hub, the network or a data set's own files may raise
+            raise DataError(
+                f"Hub data set '{name}' cannot be loaded: {_reason(error)}. Data is a path that exists, or a hub data "
+                "set owner/name[:split]. Check the name and the connection."
+            ) from error
+        super().__init__(datasets, rows, name=f"{name}:{split}" if split else name)
+
+
+class SavedImages(_Rows):
+    """The images in a folder that `save_to_disk` of the package datasets wrote.
+
+    Args:
+        folder: Of a data set, or of several splits of which there is one.
+        name: What messages and reports call the source.
+
+    Raises:
+        MissingDependencyError: If `datasets` is not installed.
+        DataError: If it cannot be loaded, holds several splits, or has no image column or several.
+    """
+
+    def __init__(self, folder: Path, *, name: str) -> None:
+        datasets = _datasets(f"The data set in folder '{name}'")
+        try:
+            rows = datasets.load_from_disk(str(folder))
+        except Exception as error:  # whatever a damaged folder may raise
+            raise DataError(
+                f"Data set in folder {folder} cannot be loaded: {_reason(error)}. What save_to_disk wrote is needed. "
+                "Save it again."
+            ) from error
+        if isinstance(rows, datasets.DatasetDict):
+            if len(rows) != 1:
+                raise DataError(
+                    f"Folder {folder} holds the splits {', '.join(rows)}. One split is needed. Write for example "
+                    f"'{folder / next(iter(rows), 'train')}'."
+                )
+            rows = next(iter(rows.values()))
+        super().__init__(datasets, rows, name=name)
+
+
+def _datasets(what: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what} needs the package 'datasets', which is not installed. Check the path, or run pip install "
+            "'stepladder[hub]'."
+        ) from error
+    return datasets
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _only_split(datasets: Any, name: str) -> str:

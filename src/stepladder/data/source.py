@@ -1,8 +1,9 @@
 """One interface over all kinds of data, and the function that finds the adapter for a path.
 
-    a folder, an image file            FolderImages
+    a folder, an image file            FolderImages      images in it and below
     *.tar                              TarImages         WebDataset shards
-    *.parquet                          ParquetImages
+    *.parquet, a folder with them      ParquetImages     also a downloaded data set of the hub
+    a folder of save_to_disk           SavedImages       what `datasets.Dataset.save_to_disk` writes
     owner/name, owner/name:split       HubImages         a data set of the Hugging Face hub
 
 Paths may hold wildcards (`shards/*.tar`, `**/*.tar`) and WebDataset ranges (`shard-{000..063}.tar`), and several may be
@@ -19,17 +20,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stepladder.data.files import is_image_name
 from stepladder.data.folder import FolderImages
 from stepladder.data.tar import TarImages
 from stepladder.errors import DataError
+from stepladder.images import images_below, is_image_name
 
 __all__ = ["ImageSource", "open_source"]
 
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>\S+))?")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SPLIT = re.compile(r"(\w+)-\d+-of-\d+\S*\.parquet")
 _MAX_SHARDS = 100_000
 _ACCEPTED = "Data is a folder of images, .tar shards, .parquet files (wildcards allowed), or a hub data set owner/name"
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder is what `save_to_disk` of the package datasets wrote."""
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
 
 
 class ImageSource(Protocol):
@@ -69,6 +78,11 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
 
         return HubImages(hub[0], split=hub[1])
     paths = [path for entry in entries for path in _expand(entry)]
+    if len(paths) == 1 and _is_saved(paths[0]):
+        from stepladder.data.hub import SavedImages
+
+        return SavedImages(paths[0], name=name)
+    paths = [inner for path in paths for inner in _parquet_files(path) or [path]]
     kinds = {_kind(path) for path in paths}
     if len(kinds) != 1:
         found = " and ".join(sorted(kinds)) or "nothing"
@@ -96,6 +110,32 @@ def _expand(entry: str) -> list[Path]:
     if missing or not found:
         raise DataError(f"No data at '{missing[0] if missing else entry}'. {_ACCEPTED}. Check the path.")
     return found
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder that holds no images, such as a downloaded data set; none of anything else.
+
+    Raises:
+        DataError: If they are of several splits.
+    """
+    if not folder.is_dir():
+        return []
+    found = sorted(path for path in folder.rglob("[!.]*.parquet") if _is_plain_file(path, folder))
+    if not found or any(True for _ in images_below(folder)):
+        return []
+    splits = {match[1]: path for path in found if (match := _SPLIT.match(path.name))}
+    if len(splits) > 1:
+        split, path = next(iter(splits.items()))
+        raise DataError(
+            f"Folder {folder} holds the splits {', '.join(sorted(splits))}. One split is needed. Write "
+            f"'{path.parent}/{split}-*.parquet'."
+        )
+    return found
+
+
+def _is_plain_file(path: Path, root: Path) -> bool:
+    """Whether it is a file in no hidden folder, such as the cache of the hub's client."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _check_ranges(pattern: str) -> None:

@@ -13,8 +13,9 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepladder.data.files import is_image_name, read_bytes
+from stepladder.data.files import read_bytes
 from stepladder.errors import DataError
+from stepladder.images import is_image_name
 
 __all__ = ["TarImages"]
 

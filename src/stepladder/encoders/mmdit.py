@@ -73,6 +73,7 @@ class MMDiTEncoder(nn.Module):
     """Images (B, 3, S, S) to features (B, N, out_channels)."""
 
     can_checkpoint = True
+    """It can compute the activations of its blocks again instead of keeping them."""
 
     def __init__(self, config: MMDiTEncoderConfig, out_channels: int) -> None:
         super().__init__()

@@ -85,12 +85,12 @@ def shared_start_rollout(
         nonlocal found, wanted
         with torch.no_grad():
             grid = time_grid(teacher_steps, stage.time_shift)
-            wanted = integrate(teacher, x, stage, _with_features_of(wanted, previous), grid)
-        found = integrate(student, x, stage, _with_features_of(found, previous), _ONE_STEP)
+            wanted = integrate(stage, x, _with_features_of(wanted, previous), denoiser=teacher, grid=grid)
+        found = integrate(stage, x, _with_features_of(found, previous), denoiser=student, grid=_ONE_STEP)
         errors.append((found.x - wanted.x).square().mean() / (1 - stage.t_end) ** 2)
         return (found if unrolled else wanted).detach()
 
-    for _ in run_stages(through, schedule, shape=shape, generators=generator):
+    for _ in run_stages([through] * schedule.num_stages, schedule, shape=shape, generators=generator):
         pass
     assert found is not None
     return Rollout(errors=tuple(errors), image=found.clean)
@@ -124,16 +124,18 @@ def renoised_rollout(
 
     def through(stage: Stage, x: Tensor, previous: Denoised | None) -> StageEnd:
         nonlocal wanted
-        found = integrate(student, x, stage, previous, _ONE_STEP)
+        found = integrate(stage, x, previous, denoiser=student, grid=_ONE_STEP)
         u = 1 - uniform(x.shape[0], generator)
         with torch.no_grad():
             point = path(found.clean, normal(x.shape, generator), u, stage)
             grid = time_grid(teacher_steps, stage.time_shift)
-            wanted = integrate(teacher, point.x, stage, _with_features_of(wanted, previous), grid, start=u)
+            wanted = integrate(
+                stage, point.x, _with_features_of(wanted, previous), denoiser=teacher, grid=grid, start=u
+            )
         errors.append(((found.clean - wanted.clean).square().mean(dim=(1, 2, 3)) / (1 + u)).mean())
         return found
 
-    *_, last = run_stages(through, schedule, shape=shape, generators=generator)
+    *_, last = run_stages([through] * schedule.num_stages, schedule, shape=shape, generators=generator)
     return Rollout(errors=tuple(errors), image=last.clean)
 
 

@@ -149,6 +149,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     networks: Networks | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_images: Callable[[int, Tensor, list[Tensor]], None] | None = None,
 ) -> Report:
     """Evaluates tokenizers on the same images.
 
@@ -162,6 +163,8 @@ def evaluate(
         device: Where to compute.
         networks: Networks of perceptual metrics; by default, those installed.
         on_progress: Called after each batch with the images done, and the images of the data.
+        on_images: Called after each batch with the place of its first image, the originals and, for each model, the
+            reconstructions; all (B, 3, H, W) in [-1, 1], rounded to 8 bits.
 
     Raises:
         ConfigError: If an argument is out of range, or a model takes images of another size only.
@@ -188,8 +191,9 @@ def evaluate(
             for metric, network in networks.features.items():
                 originals[metric].update(network(quantised[fresh] * 2 - 1) if fresh else quantised.new_zeros(0, 0))
             seeds = range(seed + done, seed + done + len(references))
-            for trial in trials:
-                trial.run(references, quantised, seeds, fresh, networks)
+            found = [trial.run(references, quantised, seeds, fresh, networks) for trial in trials]
+            if on_images:
+                on_images(done, quantised * 2 - 1, [each * 2 - 1 for each in found])
             done += len(references)
             if on_progress:
                 on_progress(done, total)
@@ -222,8 +226,11 @@ class _Evaluated:
 
     def run(
         self, references: Tensor, quantised: Tensor, seeds: Sequence[int], fresh: list[int], networks: Networks
-    ) -> None:
-        """Reconstructs a batch and takes all metrics; `fresh` are the places of images that were not there before."""
+    ) -> Tensor:
+        """Reconstructs a batch and takes all metrics; `fresh` are the places of images that were not there before.
+
+        Returns the reconstructions in [0, 1].
+        """
         code = self.tokenizer.encode(references)
         if not self.seconds:
             self.flop = count_flops(lambda: self._decode(code, seeds)) / len(references)  # the warm-up, too
@@ -239,6 +246,7 @@ class _Evaluated:
         for metric, network in networks.features.items():
             if fresh:
                 self.features.setdefault(metric, FeatureStatistics()).update(network(images[fresh] * 2 - 1))
+        return images
 
     def row(self, originals: dict[str, FeatureStatistics], batch: int) -> Row:
         values = {metric: fmean(each) for metric, each in self.values.items()}

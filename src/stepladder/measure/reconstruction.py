@@ -8,8 +8,10 @@ each code of a quantised one. Nothing here compresses it further.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 
 from stepladder.images import to_pil, to_tensor
@@ -18,7 +20,7 @@ from stepladder.measure.metrics import psnr, quantise
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["Reconstruction", "reconstruct"]
+__all__ = ["Reconstruction", "reconstruct", "reconstruct_together"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,19 +69,37 @@ def reconstruct(
         ImageError: If the tokenizer does not take images of this size.
         ConfigError: If it takes no such tiles or guidance.
     """
-    original = to_tensor(image)[None]
+    (found,) = reconstruct_together(tokenizer, [image], seed=seed, steps=steps, tile=tile, guidance=guidance)
+    return found
+
+
+def reconstruct_together(
+    tokenizer: Tokenizer,
+    images: Sequence[Image.Image],
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    tile: int | None = None,
+    guidance: GuidanceConfig | float | None = None,
+) -> list[Reconstruction]:
+    """The same for images of one size in one batch; each takes the same seed, and its share of the time."""
+    originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
-    code = tokenizer.encode(original.to(tokenizer.device))
-    *rungs, last = tokenizer.decode_progressively(code, seeds=[seed], steps=steps, tile=tile, guidance=guidance)
+    code = tokenizer.encode(originals.to(tokenizer.device))
+    seeds = [seed] * len(images)
+    *rungs, last = tokenizer.decode_progressively(code, seeds=seeds, steps=steps, tile=tile, guidance=guidance)
     decoded = last.cpu()
-    seconds = time.perf_counter() - started
-    value = psnr(quantise(decoded), quantise(original)).item()
-    values = code.latent[0] if code.indices is None else code.indices[0]
-    return Reconstruction(
-        image=to_pil(decoded[0]),
-        rungs=tuple(to_pil(rung[0]) for rung in rungs),
-        latent_shape=tuple(code.latent.shape[1:]),
-        latent_bits=values.numel() * value_bits(tokenizer.codebook_size),
-        psnr_db=value if math.isfinite(value) else None,
-        seconds=seconds,
-    )
+    seconds = (time.perf_counter() - started) / len(images)
+    values = psnr(quantise(decoded), quantise(originals)).tolist()
+    numbers = (code.latent if code.indices is None else code.indices)[0].numel()
+    return [
+        Reconstruction(
+            image=to_pil(image),
+            rungs=tuple(to_pil(rung[place]) for rung in rungs),
+            latent_shape=tuple(code.latent.shape[1:]),
+            latent_bits=numbers * value_bits(tokenizer.codebook_size),
+            psnr_db=value if math.isfinite(value) else None,
+            seconds=seconds,
+        )
+        for place, (image, value) in enumerate(zip(decoded, values, strict=True))
+    ]

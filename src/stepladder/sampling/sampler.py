@@ -12,6 +12,7 @@ Each stage hands two things to the next: the noisy state, through the jump, and 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -80,20 +81,17 @@ def sample(
     """
     if len(grids) != schedule.num_stages:
         raise ValueError(f"{len(grids)} time grids for {schedule.num_stages} stages. Pass one for each stage.")
-
-    def through(stage: Stage, x: Tensor, previous: Denoised | None) -> StageEnd:
-        return integrate(denoiser, x, stage, previous, grids[stage.index])
-
+    through = [partial(integrate, denoiser=denoiser, grid=grid) for grid in grids]
     return run_stages(through, schedule, shape=(len(generators), channels, *size), generators=generators)
 
 
 def run_stages(
-    through: ThroughStage, schedule: StageSchedule, *, shape: Sequence[int], generators: Generators
+    through: Sequence[ThroughStage], schedule: StageSchedule, *, shape: Sequence[int], generators: Generators
 ) -> Iterator[StageEnd]:
     """The loop over the stages of a ladder: noise, and then each stage from where the jump leads.
 
     Args:
-        through: Goes through one stage.
+        through: For each stage, how to go through it.
         schedule: The ladder.
         shape: (B, C, H, W) of the images.
         generators: One for the batch, or one for each image.
@@ -110,17 +108,17 @@ def run_stages(
     for stage in schedule.stages:
         if end is not None:
             x = jump(end.x, t_end=end.stage.t_end, gamma=schedule.gamma, generators=generators)
-        end = through(stage, x, None if end is None else end.denoised)
+        end = through[stage.index](stage, x, None if end is None else end.denoised)
         yield end
 
 
 def integrate(
-    denoiser: Denoiser,
-    x: Float[Tensor, "b c h w"],
     stage: Stage,
+    x: Float[Tensor, "b c h w"],
     previous: Denoised | None,
-    grid: Sequence[float],
     *,
+    denoiser: Denoiser,
+    grid: Sequence[float],
     start: Float[Tensor, " b"] | None = None,
 ) -> StageEnd:
     """Goes through a stage in Euler steps.
@@ -128,10 +126,10 @@ def integrate(
     The last step of the last stage ends where there is no noise: x - u w is then the clean estimate itself.
 
     Args:
-        denoiser: Evaluated once for each step.
-        x: The state at the start.
         stage: Which stage.
+        x: The state at its start.
         previous: What the stage before returned.
+        denoiser: Evaluated once for each step.
         grid: Local times from 1 to 0.
         start: Local time at which each image starts, by which its grid is scaled; 1 by default.
     """

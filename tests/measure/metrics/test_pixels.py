@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from stepladder.errors import ConfigError
-from stepladder.measure.metrics import SSIM_WINDOW, colour_shift, psnr, quantise, ssim
+from stepladder.measure.metrics import SSIM_WINDOW, FeatureStatistics, colour_shift, psnr, quantise, ssim
 
 
 def noisy_pair(count=3, side=48, strength=0.1):
@@ -98,3 +101,35 @@ def test_psnr_equals_that_of_torchmetrics():
     images, references = noisy_pair()
     expected = torchmetrics_psnr(images, references, data_range=1.0, reduction="none", dim=(1, 2, 3))
     torch.testing.assert_close(psnr(images, references), expected)
+
+
+class NoDoubles(TorchDispatchMode):
+    """A machine whose accelerator has no double precision, as that of Apple; the CPU has."""
+
+    def __init__(self, accelerators: str) -> None:
+        super().__init__()
+        self.accelerators = accelerators
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)):
+            if tensor.dtype == torch.float64 and tensor.device.type == self.accelerators:
+                raise TypeError(f"{func} makes a tensor of float64 on {tensor.device}")
+        return result
+
+
+def test_metrics_work_where_there_is_no_double_precision():
+    images, references = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with NoDoubles("cpu"):
+        for metric in (psnr, ssim, colour_shift):
+            assert torch.isfinite(metric(quantise(images), quantise(references))).all()
+        with pytest.raises(TypeError, match="float64"):
+            images.double()
+
+
+def test_features_become_double_on_the_cpu_only():
+    with FakeTensorMode(), NoDoubles("cuda"):
+        features = torch.empty(4, 3, device="cuda")
+        FeatureStatistics().update(features)
+        with pytest.raises(TypeError, match="float64"):
+            features.double()

@@ -42,7 +42,7 @@ class FeatureStatistics:
         Raises:
             ConfigError: If D is not that of the batches before.
         """
-        features = features.detach().to("cpu", torch.float64)
+        features = features.detach().cpu().double()  # some accelerators have no double precision
         if not len(features):
             return
         if not self.count:
