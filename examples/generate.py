@@ -73,7 +73,7 @@ def run_train(options: argparse.Namespace, _: Sequence[str]) -> None:
         speed = f"{record.images_per_second:.0f} latents/s  {left / 60:.0f} min left"
         print(f"step {record.step}/{record.steps}  loss {record.loss:.4f}{held_out}  {speed}", file=sys.stderr)
 
-    print(train(config, data, options.out, resume=options.resume, device=options.device, on_record=show))
+    print(train(config, data, options.out, resume=options.resume, on_record=show))
 
 
 def run_sample(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -172,7 +172,8 @@ def make_parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace, Sequence[str]], None]) -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         found.set_defaults(run=run)
-        found.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+        if run is not run_train:  # accelerate finds the devices of a training
+            found.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
         return found
 
     encoding = command("encode", run_encode)

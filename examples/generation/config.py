@@ -8,47 +8,35 @@ from examples.generation.model import NetworkConfig
 from stepladder.configs import structure
 from stepladder.errors import ConfigError
 from stepladder.losses import LocalTimes
-from stepladder.training.config import OptimiserConfig
+from stepladder.training.config import RunConfig
 
 __all__ = ["TrainingConfig", "load_training_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """A run."""
+class TrainingConfig(RunConfig):
+    """What every run of the library has, and what this one learns."""
 
-    steps: int
-    """Optimiser steps."""
     batch_size: int = 128
-    """Latents in each of them."""
+    """Latents in a batch of one process."""
+    log_every: int = 50
+    """Steps between records."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The transformer."""
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """AdamW and its rates."""
-    times: LocalTimes = field(default_factory=lambda: LocalTimes(distribution="lognormal"))
+    times: LocalTimes = field(default_factory=lambda: LocalTimes(distribution="logit-normal"))
     """How times are drawn."""
     class_dropout: float = 0.1
     """Share of the classes that are left out."""
-    ema_decay: float = 0.999
-    """Decay of the moving average of the weights."""
     held_out: int = 1000
-    """Images that are not trained on; the records say how well the averaged weights do on them."""
-    seed: int = 0
-    """Of initial weights, data order, noise and times."""
-    log_every: int = 50
-    """Steps between records."""
-    save_every: int = 500
-    """Steps between checkpoints, with the loss on the images held out."""
-    keep_checkpoints: int = 2
-    """How many stay."""
+    """Images that are not trained on; beside every checkpoint, the records say how well the averaged weights do on
+    them."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "held_out", "log_every", "save_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} is less than 1. Pass 1 or more.")
-        for name in ("class_dropout", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} is outside [0, 1). Usual: 0.1 and 0.999.")
+        RunConfig.__post_init__(self)
+        if self.held_out < 1:
+            raise ConfigError(f"held_out {self.held_out} is less than 1. Pass 1 or more.")
+        if not 0 <= self.class_dropout < 1:
+            raise ConfigError(f"class_dropout {self.class_dropout} is outside [0, 1). Usual: 0.1.")
 
 
 def load_training_config(path: Path) -> TrainingConfig:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,10 @@ from PIL import Image
 
 pytest.importorskip("accelerate")
 
+from stepladder.cli._training import _Board
 from stepladder.tokenizer import Tokenizer
+from stepladder.training import trackers
+from stepladder.training.records import StepRecord
 
 
 @pytest.fixture
@@ -52,6 +56,60 @@ def test_training_prints_the_folder_of_a_model_that_loads(run, config):
     assert Tokenizer.from_pretrained(result.stdout.strip()).config.latent_channels == 16
     assert "step 2/2  loss " in result.stderr
     assert " images/s  0:00:00 left" in result.stderr
+
+
+def test_one_step_is_one_step(run, config):
+    result = run("train", config, "--set", "steps=1", "--out", "r")
+    assert "Training in r, 1 step.\n" in result.stderr
+
+
+def test_validation_is_said_in_words(run, config, tmp_path):
+    validation = [f'data.validation=["{tmp_path / "data"}"]', "data.validation_size=32", "grid_every=2"]
+    result = run("train", config, *(word for change in validation for word in ("--set", change)))
+    assert result.exit_code == 0, result.stderr
+    number = r"-?\d+\.\d\d dB"
+    rows = f"initial estimate {number}, 1 step per stage {number}, 2 steps per stage {number}"
+    assert re.search(f"^step 2: PSNR of the validation images: {rows}$", result.stderr, re.MULTILINE), result.stderr
+
+
+def test_a_skipped_step_is_said(capsys):
+    numbers = {"steps": 4, "images_seen": 8, "seconds": 1.0, "images_per_second": 8.0, "learning_rate": 1.0}
+    with _Board() as board:
+        board.show(StepRecord(step=2, gradient_norm=None, loss=None, losses={}, skipped_steps=2, **numbers))
+    said = capsys.readouterr().err
+    assert "step 2: 2 skipped, because the gradient was not finite" in said
+    assert "step 2/4  loss none" in said
+
+
+def test_a_starter_configuration_is_printed_and_loads_back(run, config, tmp_path):
+    result = run("train", "--init", "tiny")
+    assert (result.exit_code, result.stderr) == (0, "")
+    (tmp_path / "starter.toml").write_text(result.stdout)
+    changes = [f'data.train=["{tmp_path / "data"}"]', "data.validation=[]", "steps=1", "batch_size=2"]
+    changes += ["loss.perceptual_weight=0", "data.crop.size=32"]
+    done = run("train", "starter.toml", *(word for change in changes for word in ("--set", change)))
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_starter_of_no_preset_and_no_configuration_at_all_exit_with_2(refused):
+    assert "Unknown preset 'foto'. Accepted: photo, " in refused("train", "--init", "foto", code=2)
+    assert "No configuration is named." in refused("train", code=2)
+
+
+def test_a_tracker_that_is_not_installed_is_one_line(run, config, monkeypatch):
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    result = run("train", config, "--tracker", "wandb")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "error: tracker 'wandb' needs the package wandb, which is not installed. pip install 'stepladder[trackers]', "
+        "or leave the tracker out."
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_tracker_that_does_not_exist_exits_with_2(refused, config):
+    text = refused("train", config, "--tracker", "paper", "--dry-run", code=2)
+    assert "'paper' is unknown. Accepted: 'tensorboard', 'wandb'" in text
 
 
 def test_a_run_is_not_overwritten_but_resumed(run, refused, config):

@@ -45,6 +45,19 @@ def test_scales_are_log_uniform_between_their_limits():
     assert np.median(scales) == pytest.approx(math.sqrt(2 * 8), rel=0.12)
 
 
+@pytest.mark.parametrize("size", [(250, 200), (120, 250)])
+def test_scales_relative_to_the_short_side_show_that_share_of_it_at_any_resolution(size):
+    image = ramp(*size)
+    config = CropConfig(size=16, relative_to="short side", min_scale=0.8, max_scale=1.0, flip=False)
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(300):
+        crop = np.asarray(random_crop(image, config, rng)).astype(float)
+        shares.append((crop[12, 8, 1] - crop[3, 8, 1]) / 9 * 16 / min(size))
+    assert 0.78 < min(shares) < 0.82
+    assert 0.98 < max(shares) < 1.02
+
+
 def test_positions_reach_all_borders_of_the_image():
     image = ramp(20, 18)
     config = CropConfig(size=16, min_scale=1, max_scale=1, flip=False)
@@ -72,6 +85,7 @@ def test_the_same_generator_state_gives_the_same_crop():
         ({"min_scale": 0.0}, "Crop scales are 0.0 to 2.5. They must satisfy 0 < min_scale <= max_scale"),
         ({"min_scale": 3.0}, "Crop scales are 3.0 to 2.5"),
         ({"max_scale": math.inf}, "Crop scales are 1.0 to inf"),
+        ({"relative_to": "short side"}, "Crop scales are 1.0 to 2.5 of the short side. They must be at most 1"),
         ({"crops_per_image": 0}, "Crops per image are 0. At least 1"),
     ],
 )

@@ -21,7 +21,7 @@ from examples.generation.config import TrainingConfig, load_training_config
 from examples.generation.latents import LabelledLatents, encode, open_labelled, read_latents
 from examples.generation.model import NetworkConfig, Prior, PriorConfig, load_prior, save_prior
 from examples.generation.sampling import MAX_SEED, decoder_seeds, draw, evaluations
-from examples.generation.training import Run, flow_loss, train
+from examples.generation.training import Split, flow_loss, train
 from stepladder import CheckpointError, ConfigError, Tokenizer, presets
 from stepladder.errors import DataError, OutputError
 from stepladder.images import load_image, to_tensor
@@ -208,14 +208,15 @@ def test_a_resumed_run_is_bit_for_bit_one_that_was_never_stopped(run_folder, lat
 
 
 def test_every_image_comes_once_in_an_epoch_and_those_held_out_never(latents):
-    run = Run(CONFIG, latents, torch.device("cpu"))
-    seen = []
-    for run.step in range(5):
-        seen += run.places().tolist()
-    assert len(run.images) == 20
-    assert sorted(seen[:20]) == sorted(seen[20:]) == sorted(run.images.tolist())
+    split = Split(CONFIG, len(latents.labels))
+    batches = split.batches(start_batch=0, process_index=0, num_processes=1)
+    seen = torch.cat([next(batches) for _ in range(5)]).tolist()
+    assert len(split.train) == 20
+    assert sorted(seen[:20]) == sorted(seen[20:]) == sorted(split.train.tolist())
     assert seen[:20] != seen[20:]
-    assert not set(seen) & set(run.held_out.tolist())
+    assert not set(seen) & set(split.held_out.tolist())
+    halves = [split.batches(start_batch=1, process_index=process, num_processes=2) for process in (0, 1)]
+    assert torch.cat([next(half) for half in halves]).tolist() == seen[16:32]
 
 
 def test_a_seed_gives_the_same_latent_alone_and_in_a_batch_and_another_seed_another(prior):
@@ -290,10 +291,10 @@ def test_what_does_not_fit_is_one_line(place, run_folder, prior, latents, tmp_pa
         draw(prior, [3], [0], steps=0, guidance=PLAIN)
     with pytest.raises(OutputError, match=r"holds a run already\. Pass --resume"):
         train(CONFIG, latents, run_folder)
-    with pytest.raises(CheckpointError, match="does not fit this configuration and these latents"):
+    with pytest.raises(ConfigError, match=r"resume would change network\.width from 16 to 8\. A resume may"):
         train(replace(CONFIG, network=NetworkConfig(width=8, depth=1, heads=2)), latents, run_folder, resume=True)
     others = replace(latents, latents=latents.latents + 1)
-    with pytest.raises(CheckpointError, match="does not fit this configuration and these latents"):
+    with pytest.raises(CheckpointError, match="does not fit this configuration"):
         train(CONFIG, others, run_folder, resume=True)
     with pytest.raises(DataError, match=r"24 images, of which 24 are held out\. More are needed\. Encode more"):
         train(replace(CONFIG, held_out=24), latents, tmp_path / "new")

@@ -8,7 +8,7 @@ import torch
 from stepladder.losses import LocalTimes, sigmoid_weight
 from stepladder.sampling.randomness import generator, uniform
 
-LOGNORMAL = LocalTimes(distribution="lognormal", location=-0.5, scale=0.8)
+LOGIT_NORMAL = LocalTimes(distribution="logit-normal", location=-0.5, scale=0.8)
 
 
 def logit(u: torch.Tensor) -> torch.Tensor:
@@ -21,7 +21,7 @@ def test_times_are_uniform_where_nothing_else_is_said():
 
 
 @pytest.mark.parametrize(
-    "times", [LocalTimes(), LocalTimes(shift=0.5), LOGNORMAL, LocalTimes(distribution="lognormal")]
+    "times", [LocalTimes(), LocalTimes(shift=0.5), LOGIT_NORMAL, LocalTimes(distribution="logit-normal")]
 )
 def test_times_lie_above_0_and_up_to_1_in_float32(times):
     for seed in range(20):
@@ -30,8 +30,8 @@ def test_times_lie_above_0_and_up_to_1_in_float32(times):
         assert 0 < u.min() <= u.max() <= 1
 
 
-def test_the_log_of_the_ratio_of_lognormal_times_is_normal():
-    found = logit(LOGNORMAL.draw(4096, generator(0)))
+def test_the_log_of_the_ratio_of_logit_normal_times_is_normal():
+    found = logit(LOGIT_NORMAL.draw(4096, generator(0)))
     found = found[found.isfinite()]
     assert found.mean().item() == pytest.approx(-0.5, abs=0.01)
     assert found.std().item() == pytest.approx(0.8, abs=0.01)
@@ -39,15 +39,15 @@ def test_the_log_of_the_ratio_of_lognormal_times_is_normal():
         assert found.quantile(share).item() == pytest.approx(-0.5 + 0.8 * deviations, abs=0.02)
 
 
-def test_lognormal_times_are_stratified():
-    u = LOGNORMAL.draw(8, generator(0))
+def test_logit_normal_times_are_stratified():
+    u = LOGIT_NORMAL.draw(8, generator(0))
     shares = torch.special.ndtr((logit(u) + 0.5) / 0.8)
     assert sorted((shares * 8 - 1e-4).ceil().tolist()) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_a_shift_of_lognormal_times_moves_their_location_by_its_logarithm():
-    shifted = LocalTimes(distribution="lognormal", shift=0.4).draw(32, generator(0))
-    moved = LocalTimes(distribution="lognormal", location=math.log(0.4)).draw(32, generator(0))
+def test_a_shift_of_logit_normal_times_moves_their_location_by_its_logarithm():
+    shifted = LocalTimes(distribution="logit-normal", shift=0.4).draw(32, generator(0))
+    moved = LocalTimes(distribution="logit-normal", location=math.log(0.4)).draw(32, generator(0))
     torch.testing.assert_close(shifted, moved)
 
 

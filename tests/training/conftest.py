@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from stepladder import presets
 from stepladder.data import CropConfig
 from stepladder.images import save_png, to_pil
-from stepladder.training import loop
+from stepladder.training import hardware
 from stepladder.training.config import DataConfig, LossConfig, OptimiserConfig, TrainConfig
 
 SIDE = 32
@@ -64,7 +64,7 @@ def make_config(photographs: Path) -> Callable[..., TrainConfig]:
 def _on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(loop, "matmul_peak", lambda device, dtype: 1e9)
+        patch.setattr(hardware, "matmul_peak", lambda device, dtype: 1e9)
         yield
 
 

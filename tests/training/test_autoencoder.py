@@ -57,12 +57,12 @@ def test_with_a_draft_its_loss_counts_by_its_weight():
 
 def test_times_and_weights_are_those_of_the_configuration():
     tokenizer = Tokenizer(presets.tiny_tokens())
-    settings = {"time_distribution": "lognormal", "time_location": -0.5, "time_scale": 0.7, "time_shift": 0.8}
+    settings = {"time_distribution": "logit-normal", "time_location": -0.5, "time_scale": 0.7, "time_shift": 0.8}
     run = objective(tokenizer, target="velocity", weighting="sigmoid", weighting_bias=-2.0, **settings)
     found = run(images(), 5)[1]
     draw, decoder = generator(5), tokenizer.decoder
     latent = tokenizer.bottleneck(tokenizer.encoder(images()), draw).latent
-    times = LocalTimes(distribution="lognormal", location=-0.5, scale=0.7, shift=0.8)
+    times = LocalTimes(distribution="logit-normal", location=-0.5, scale=0.7, shift=0.8)
     wanted = ladder_loss(
         decoder.network.bind(latent),
         decoder.schedule,

@@ -78,7 +78,7 @@ def test_every_recipe_is_accepted(recipe):
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("stepz=3", r"Unknown key 'stepz'\. Accepted: data, .*\. Did you mean 'steps'\?"),
+        ("stepz=3", r"Unknown key 'stepz'\. Accepted: optimiser, .*\. Did you mean 'steps'\?"),
         ("optimiser.learning_rat=1", r"Unknown key 'learning_rat' in 'optimiser'\. .* Did you mean 'learning_rate'\?"),
         ("data.crop.sise=3", r"Unknown key 'sise' in 'data\.crop'\. Accepted: size, .* Did you mean 'size'\?"),
         ("nothing.like.it=3", r"Unknown key 'nothing'\. .* Remove it\."),
@@ -125,7 +125,7 @@ def test_every_recipe_is_accepted(recipe):
             "optimiser.schedule=step",
             r"'optimiser\.schedule' does not fit: 'step' is unknown\. Accepted: 'linear', 'cos",
         ),
-        ("loss.time_distribution=normal", r"'normal' is unknown\. Accepted: 'uniform', 'lognormal'"),
+        ("loss.time_distribution=normal", r"'normal' is unknown\. Accepted: 'uniform', 'logit-normal'"),
         ("loss.time_scale=0", r"loss\.time_scale 0\.0 is not positive\. Usual value: 1"),
         ("loss.time_location=Infinity", r"loss\.time_location inf is no finite number"),
         ("loss.time_shift=-1", r"loss\.time_shift -1\.0 is not positive"),

@@ -58,7 +58,8 @@ def test_the_run_folder_holds_what_the_page_says(make_config, photographs, tmp_p
     assert set(records[3]["validation_psnr_db"]) == {"draft", "1", "2"}
     assert [record.step for record in shown] == [1, 2, 3, 4]
     grid = load_image(tmp_path / "grids" / "step-0000004.png")
-    assert grid.size == (2 * 40 + 8, 4 * 40 + 3 * 8)  # originals, drafts, one step and two steps
+    assert grid.size == (2 * 40 + 8, 4 * (16 + 40))  # originals, initial estimates, one step and two steps; captions
+    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == [f"step-000000{n}.png" for n in (0, 2, 4)]
     tokenizer = Tokenizer.from_pretrained(model)
     assert tokenizer.config == config.tokenizer
     assert not tokenizer.training
@@ -147,6 +148,18 @@ def test_a_compiled_run_takes_the_same_step(make_config, gradients, tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.untyped
+def test_networks_are_compiled_for_one_shape_each_where_that_is_asked_for(make_config, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: asked.append((type(self).__name__, options))
+    )
+    train(make_config(steps=1), tmp_path / "eager")
+    assert not asked
+    train(make_config(steps=1, compile=True), tmp_path / "compiled")
+    assert asked == [("ConvEncoder", {"dynamic": False}), ("ConvDecoder", {"dynamic": False})]
+
+
 def test_gradient_checkpointing_takes_the_same_step(make_config, gradients, monkeypatch, tmp_path):
     again, checkpoint = [], transformer.checkpoint
 
@@ -178,13 +191,14 @@ def test_a_decoder_without_a_draft_is_validated_without_one(make_config, photogr
     train(config, tmp_path, on_record=found.append)
     assert set(found[0].validation_psnr_db) == {"1", "2"}
     assert "draft" not in found[0].losses
-    assert load_image(tmp_path / "grids" / "step-0000001.png").size == (2 * 32 + 8, 3 * 32 + 2 * 8)
+    assert load_image(tmp_path / "grids" / "step-0000001.png").size == (2 * 32 + 8, 3 * (16 + 32))
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_with_one_line(make_config, tmp_path):
     optimiser = OptimiserConfig(learning_rate=1e20, warmup_steps=0)
-    with pytest.raises(TrainingError, match=r"not finite at step \d+\. Resume from the last checkpoint with a lower"):
-        train(make_config(optimiser=optimiser), tmp_path)
+    text = r"not finite in 10 steps in a row, up to step \d+\. .* Start a new one with a lower"
+    with pytest.raises(TrainingError, match=text):
+        train(make_config(optimiser=optimiser, steps=20), tmp_path)
     assert not (tmp_path / "model").exists()
 
 

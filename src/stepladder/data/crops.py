@@ -2,17 +2,21 @@
 
 A crop of `size` pixels is a square window of the photograph, resampled to `size`. The side of the window is
 
-    side = size * s,      log s uniform in [log min_scale, log max_scale],
+    side = size * s           relative to the crop, the default
+    side = short side * s     relative to the short side of the photograph
 
-no larger than the short side of the photograph. A scale of 1 copies pixels as they are, 2 shows twice as much of the
-scene at half the resolution; an image smaller than the crop is enlarged. Log-uniform scales show a network each octave
-of detail equally often. Resampling is Lanczos, antialiased.
+with log s uniform in [log min_scale, log max_scale], no larger than the short side. Relative to the crop, a scale of 1
+copies pixels as they are and 2 shows twice as much of the scene at half the resolution: a decoder sees texture as it
+is. Relative to the short side, 0.8 to 1 shows most of the scene, whatever its resolution, as arXiv 2603.19570 does. An
+image smaller than the crop is enlarged. Log-uniform scales show a network each octave of detail equally often.
+Resampling is Lanczos, antialiased.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -28,10 +32,13 @@ class CropConfig:
 
     size: int = 128
     """Side of a crop in pixels."""
+    relative_to: Literal["crop", "short side"] = "crop"
+    """What scales are relative to: the side of the crop in pixels, or the short side of the photograph."""
     min_scale: float = 1.0
-    """Smallest side of the source window over the side of the crop; below 1 enlarges."""
+    """Smallest side of the source window over the side that scales are relative to; relative to the crop, below 1
+    enlarges."""
     max_scale: float = 2.5
-    """Largest side of the source window over the side of the crop."""
+    """Largest side of the source window over the side that scales are relative to; at most 1 of the short side."""
     flip: bool = True
     """Whether half of the crops are mirrored left to right."""
     crops_per_image: int = 1
@@ -45,6 +52,11 @@ class CropConfig:
             raise ConfigError(
                 f"Crop scales are {self.min_scale} to {self.max_scale}. They must satisfy 0 < min_scale <= max_scale. "
                 "Set crop.min_scale and crop.max_scale, for example 1.0 and 2.5."
+            )
+        if self.relative_to == "short side" and self.max_scale > 1:
+            raise ConfigError(
+                f"Crop scales are {self.min_scale} to {self.max_scale} of the short side. They must be at most 1. Set "
+                "crop.min_scale and crop.max_scale, for example 0.8 and 1.0."
             )
         if self.crops_per_image < 1:
             raise ConfigError(
@@ -65,7 +77,8 @@ def random_crop(image: Image.Image, config: CropConfig, generator: np.random.Gen
     """
     u_scale, u_left, u_top, u_flip = generator.random(4)
     low, high = math.log(config.min_scale), math.log(config.max_scale)
-    wanted = round(config.size * math.exp(low + u_scale * (high - low)))
+    unit = config.size if config.relative_to == "crop" else min(image.size)
+    wanted = round(unit * math.exp(low + u_scale * (high - low)))
     side = max(1, min(wanted, *image.size))
     # Whole pixels: at scale 1 a crop is an exact copy.
     left = int(u_left * (image.width - side + 1))

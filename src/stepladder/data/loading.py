@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -193,6 +194,7 @@ def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> It
         sampler=itertools.count(start_batch),
         num_workers=num_workers,  # DataLoader gives each worker one thread
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_run if num_workers else None,
         prefetch_factor=4 if num_workers else None,
         generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
     )
@@ -223,6 +225,12 @@ class _ErrorsAsItems(Dataset["TrainingBatch | StepladderError"]):
             return self.batches[index]
         except StepladderError as error:
             return error
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; workers go on until the run has written its checkpoint."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(item: Any) -> Any:

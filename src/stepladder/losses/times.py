@@ -3,12 +3,12 @@
 Local times u in (0, 1] are drawn at each stage, stratified: one from each of as many equal shares of their distribution
 as there are images in the batch, in random order. With v uniform in (0, 1]:
 
-    uniform      u = v
-    lognormal    u = sigmoid(location + scale Phi^-1(v)),    Phi^-1(v) is normal
+    uniform         u = v
+    logit-normal    u = sigmoid(location + scale Phi^-1(v)),    Phi^-1(v) is normal
 
-In the second, log(u / (1-u)) is normal and the ratio u : (1-u) of noise and image is log-normal, hence its name; others
-call u logit-normal. Either is then shifted, u <- shift u / (1 + (shift-1) u): with a shift below 1, low noise levels
-come more often. For the second this adds log(shift) to the location.
+In the second, logit(u) = log(u / (1-u)) is normal, hence its name. Either is then shifted,
+u <- shift u / (1 + (shift-1) u): with a shift below 1, low noise levels come more often. For the second this adds
+log(shift) to the location.
 
 The sigmoid weight. With t the noise level and lambda = 2 log((1-t) / t) its log-SNR, an error counts
 
@@ -37,7 +37,7 @@ from stepladder.sampling.randomness import uniform
 
 __all__ = ["FlowWeighting", "LocalTimes", "TimeDistribution", "sigmoid_weight"]
 
-TimeDistribution = Literal["uniform", "lognormal"]
+TimeDistribution = Literal["uniform", "logit-normal"]
 
 FlowWeighting = Literal["none", "sigmoid"]
 
@@ -49,7 +49,7 @@ class LocalTimes:
     distribution: TimeDistribution = "uniform"
     """Before the shift."""
     location: float = 0.0
-    """Mean of log(u / (1-u)), of lognormal times."""
+    """Mean of log(u / (1-u)), of logit-normal times."""
     scale: float = 1.0
     """Its standard deviation."""
     shift: float = 1.0
@@ -59,7 +59,7 @@ class LocalTimes:
         """Local times in (0, 1], float32, on the device of the generator; `shift` multiplies the configured one."""
         shift *= self.shift
         u = 1 - uniform(count, generator)
-        if self.distribution == "lognormal":
+        if self.distribution == "logit-normal":
             u = torch.sigmoid(self.location + self.scale * torch.special.ndtri(u))
         return shift * u / (1 + (shift - 1) * u)
 

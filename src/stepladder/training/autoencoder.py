@@ -19,14 +19,13 @@ from stepladder.losses import (
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import LossConfig, TrainConfig
-from stepladder.training.loop import run
-from stepladder.training.objective import Objective, draw_dropped
+from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.records import StepRecord
 from stepladder.training.start import make_tokenizer
 
 __all__ = ["TokenizerObjective", "train"]
 
-_PRINCIPAL_RATE = 0.03
+_LINEAR_RATE_SCALE = 0.03
 
 
 def train(
@@ -37,7 +36,7 @@ def train(
     on_record: Callable[[StepRecord], None] = lambda _: None,
     stop_after: int | None = None,
 ) -> Path:
-    """Trains a tokenizer; arguments, result and errors are those of `loop.run`."""
+    """Trains a tokenizer; arguments, result and errors are those of `run_on_images`."""
 
     def objective() -> TokenizerObjective:
         return TokenizerObjective(
@@ -45,21 +44,21 @@ def train(
             config.loss,
             feature_network() if config.loss.perceptual_weight else None,
             train_encoder=config.start.train_encoder,
-            principal_rate=_principal_rate(config),
+            linear_rate_scale=_linear_rate_scale(config),
         )
 
-    return run(config, objective, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+    return run_on_images(objective, config, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
 
 
-def _principal_rate(config: TrainConfig) -> float:
-    """Rate of the linear parts, relative to the others."""
-    given = config.optimiser.principal_rate
+def _linear_rate_scale(config: TrainConfig) -> float:
+    """Scale of the learning rate of the linear parts."""
+    given = config.optimiser.linear_rate_scale
     if given is None:
-        return _PRINCIPAL_RATE if config.start.principal_components else 1.0
+        return _LINEAR_RATE_SCALE if config.start.principal_components else 1.0
     return given
 
 
-class TokenizerObjective(Objective):
+class TokenizerObjective(LadderObjective):
     """The flow loss of the ladder, the perceptual distance, the draft if there is one, and what the bottleneck adds.
 
     Raises:
@@ -73,9 +72,9 @@ class TokenizerObjective(Objective):
         features: FeaturePyramid | None,
         *,
         train_encoder: bool,
-        principal_rate: float = 1.0,
+        linear_rate_scale: float = 1.0,
     ) -> None:
-        super().__init__(tokenizer, principal_rate=principal_rate)
+        super().__init__(tokenizer, linear_rate_scale=linear_rate_scale)
         if config.context_dropout and not tokenizer.decoder.network.guidable:
             raise ConfigError(
                 f"loss.context_dropout {config.context_dropout} does not fit a decoder without a null latent. Use 0, "

@@ -34,8 +34,8 @@ from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
-from stepladder.training.loop import run
-from stepladder.training.objective import Objective, ParameterGroup, draw_dropped
+from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
+from stepladder.training.objective import OptimiserGroup
 from stepladder.training.records import StepRecord
 
 __all__ = ["AdversarialObjective", "RegressObjective", "distill", "make_student"]
@@ -72,21 +72,21 @@ def distill(
         TrainingError: If the loss stops being finite.
     """
 
-    def objective() -> Objective:
+    def objective() -> LadderObjective:
         teacher = Tokenizer.from_pretrained(config.teacher)
         student = make_student(teacher)
-        rate = 1.0 if config.optimiser.principal_rate is None else config.optimiser.principal_rate
+        rate = 1.0 if config.optimiser.linear_rate_scale is None else config.optimiser.linear_rate_scale
         match config.recipe:
             case RegressConfig() as recipe:
                 wanted = features or (feature_network() if recipe.perceptual_weight else None)
-                return RegressObjective(student, teacher, recipe, wanted, principal_rate=rate)
+                return RegressObjective(student, teacher, recipe, wanted, linear_rate_scale=rate)
             case AdversarialConfig() as recipe:
                 with torch.random.fork_rng(devices=[]):
                     torch.set_rng_state(generator(config.seed).get_state())
                     wanted = features or feature_network()
-                    return AdversarialObjective(student, teacher, recipe, wanted, principal_rate=rate)
+                    return AdversarialObjective(student, teacher, recipe, wanted, linear_rate_scale=rate)
 
-    return run(config, objective, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+    return run_on_images(objective, config, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
 
 
 def make_student(teacher: Tokenizer) -> Tokenizer:
@@ -96,7 +96,7 @@ def make_student(teacher: Tokenizer) -> Tokenizer:
     return student
 
 
-class _DistillationObjective(Objective):
+class _DistillationObjective(LadderObjective):
     """What both recipes share: a frozen teacher and encoder, and denoisers of a batch."""
 
     def __init__(
@@ -105,9 +105,9 @@ class _DistillationObjective(Objective):
         teacher: Tokenizer,
         features: FeaturePyramid | None,
         guidance: GuidanceConfig | None,
-        principal_rate: float,
+        linear_rate_scale: float,
     ) -> None:
-        super().__init__(student, principal_rate=principal_rate)
+        super().__init__(student, linear_rate_scale=linear_rate_scale)
         self.teacher = teacher.eval().requires_grad_(False)
         self.guidance = teacher.config.guidance if guidance is None else guidance
         teacher.decoder.check_guidance(self.guidance)
@@ -121,7 +121,7 @@ class _DistillationObjective(Objective):
         if isinstance(self.features, nn.Module):
             yield self.features
 
-    def networks(self) -> Iterable[nn.Module]:
+    def networks(self) -> tuple[nn.Module, ...]:
         """The student's, and the teacher's decoder."""
         return (*super().networks(), self.teacher.decoder.network)
 
@@ -144,9 +144,9 @@ class RegressObjective(_DistillationObjective):
         config: RegressConfig,
         features: FeaturePyramid | None,
         *,
-        principal_rate: float = 1.0,
+        linear_rate_scale: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, features, config.guidance, principal_rate)
+        super().__init__(student, teacher, features, config.guidance, linear_rate_scale)
         self.config = config
 
     def forward(
@@ -185,20 +185,20 @@ class AdversarialObjective(_DistillationObjective):
         config: AdversarialConfig,
         features: FeaturePyramid,
         *,
-        principal_rate: float = 1.0,
+        linear_rate_scale: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, features, config.guidance, principal_rate)
+        super().__init__(student, teacher, features, config.guidance, linear_rate_scale)
         self.config = config
         self.heads = DiscriminatorHeads(features.channels, config.head_width)
 
-    def opponent(self) -> nn.Module:
-        """The discriminator."""
+    def discriminator(self) -> nn.Module:
+        """The heads on the feature network."""
         return self.heads
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def optimiser_groups(self) -> list[OptimiserGroup]:
         """Student and discriminator, clipped apart."""
-        heads = ParameterGroup(list(self.heads.parameters()), self.config.head_rate, player="discriminator")
-        return [*super().parameter_groups(), heads]
+        heads = OptimiserGroup(list(self.heads.parameters()), self.config.head_rate, part="discriminator")
+        return [*super().optimiser_groups(), heads]
 
     def forward(
         self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float

@@ -1,21 +1,19 @@
-"""What a run leaves to read: `records.jsonl`, one JSON object a line, and grids of reconstructions."""
+"""The numbers of a run: `records.jsonl`, one JSON object a line, and the means that go into it."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.errors import OutputError
-from stepladder.files import write_atomically
-from stepladder.images import grid, save_png, to_pil
-from stepladder.measure.metrics import psnr, quantise
-from stepladder.tokenizer import Tokenizer
+from stepladder.errors import OutputError, TrainingError
+from stepladder.files import reason, write_atomically
 
-__all__ = ["RecordFile", "StepRecord", "validate", "write_text"]
+__all__ = ["Findings", "RecordFile", "RunningMeans", "StepRecord", "row_title", "write_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +28,43 @@ class StepRecord:
     """Seconds of training so far, over all sessions of the run."""
     images_per_second: float
     learning_rate: float
-    gradient_norm: float
-    loss: float
-    """Sum of the weighted losses; of the tokenizer, where it has an opponent."""
+    gradient_norm: float | None
+    """Of the model; None where every step since the line before was skipped."""
+    loss: float | None
+    """Sum of the weighted losses; of the model, where a discriminator learns beside it."""
     losses: dict[str, float]
     """Each loss by name, before its weight; those of stages end in the stage, coarse first. Beside them, what a
     bottleneck says of itself, such as the perplexity of its codebook."""
+    skipped_steps: int = 0
+    """Steps since the line before that were left out, because their gradient was not finite."""
     validation_psnr_db: dict[str, float] | None = None
-    """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the noise-free draft, where
+    """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the initial estimate, where
     the decoder makes one."""
+    stage_residuals: list[float] | None = None
+    """Standard deviation of what the network adds at each stage, coarse first, on [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found out about averaged weights, for the record of the step."""
+
+    losses: dict[str, float] | None = None
+    """Losses beside those of the steps."""
+    psnr_db: dict[str, float] | None = None
+    """`StepRecord.validation_psnr_db`."""
+    stage_residuals: list[float] | None = None
+    """`StepRecord.stage_residuals`."""
+
+
+_MOST_SKIPPED = 10
+"""So many steps in a row without a finite gradient end a run."""
 
 
 class RecordFile:
     """Appends records; on resume it drops those after the step from which the run goes on."""
 
     def __init__(self, path: Path, *, step: int) -> None:
+        """Opens it at `step`, the one from which the run goes on."""
         self.path = path
         kept = []
         if path.exists():
@@ -69,8 +89,19 @@ class RecordFile:
                 file.write(json.dumps(asdict(record)) + "\n")
         except OSError as error:
             raise OutputError(
-                f"Cannot write {self.path}: {error.strerror}. Free space there, then continue with --resume."
+                f"Cannot write {self.path}: {reason(error)}. Free space there, then continue with --resume."
             ) from error
+
+
+def row_title(name: str) -> str:
+    """What a row of a grid, or a number of `validation_psnr_db`, is called for a reader."""
+    match name:
+        case "original":
+            return name
+        case "draft":
+            return "initial estimate"
+        case _:
+            return f"{name} step per stage" if name == "1" else f"{name} steps per stage"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,34 +113,77 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"), force=True)
 
 
-def validate(
-    tokenizer: Tokenizer, images: Float[Tensor, "b 3 s s"], *, steps: Sequence[int], picture: Path
-) -> dict[str, float]:
-    """Reconstructs images one by one, writes originals above reconstructions as PNG, and returns mean PSNR in dB.
+class RunningMeans:
+    """Means of what the next record will say. Validation and saving do not count as training time."""
 
-    Args:
-        tokenizer: In evaluation mode.
-        images: In [-1, 1].
-        steps: Steps per stage to try; the picture has one row for each, below originals and drafts.
-        picture: The PNG; replaced if it is there.
-    """
-    rows: dict[str, list[Tensor]] = {}
-    for seed, image in enumerate(torch.split(images, 1)):
-        code = tokenizer.encode(image)
-        rows.setdefault("original", []).append(image)
-        with torch.inference_mode():
-            padded = tokenizer.decoder.network.context(code.latent).initial
-        if padded is not None:
-            draft = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
-            rows.setdefault("draft", []).append(draft)
-        for count in steps:
-            rows.setdefault(str(count), []).append(tokenizer.decode(code, seeds=[seed], steps=count))
-    references = quantise(images)
-    result = {
-        name: psnr(quantise(torch.cat(row)), references).mean().item()
-        for name, row in rows.items()
-        if name != "original"
-    }
-    tiles = [to_pil(tile[0].float().cpu()) for row in rows.values() for tile in row]
-    save_png(grid(tiles, columns=len(images)), picture, force=True)
-    return result
+    def __init__(self, seconds: float) -> None:
+        """Begins, `seconds` of training after the start of the run."""
+        self.seconds = seconds
+        self._mark = time.perf_counter()
+        self._skipped_in_a_row = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since = self.seconds
+        self._sums: list[Tensor] = []
+        self._names: tuple[str, ...] = ()
+        self._skipped = 0
+
+    def add(self, batches: Sequence[dict[str, Tensor]], norm: Tensor) -> None:
+        """Takes in the batches of one step; nothing is moved off the device before a record needs it."""
+        self._names = ("gradient_norm", *batches[0])
+        rows = [
+            torch.stack([value.detach().float().reshape(()) for value in (norm, *losses.values())])
+            for losses in batches
+        ]
+        self._sums.append(torch.stack(rows).mean(0))
+        self._skipped_in_a_row = 0
+
+    def skip(self, step: int) -> None:
+        """Counts a step that was left out, because its gradient was not finite.
+
+        Raises:
+            TrainingError: If it is the last of many in a row.
+        """
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == _MOST_SKIPPED:
+            raise TrainingError(
+                f"The gradient was not finite in {_MOST_SKIPPED} steps in a row, up to step {step}. One such step is "
+                "left out, so many mean that the run is lost. Start a new one with a lower optimiser.learning_rate."
+            )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the clock."""
+        self._tick()
+        yield
+        self._mark = time.perf_counter()
+
+    def record(self, *, step: int, steps: int, images_per_step: int, rate: float, findings: Findings) -> StepRecord:
+        """Means since the last record."""
+        count = len(self._sums) + self._skipped
+        values = torch.stack(self._sums).mean(0).tolist() if self._sums else []
+        means = dict(zip(self._names, values, strict=True))
+        self._tick()
+        record = StepRecord(
+            step=step,
+            steps=steps,
+            images_seen=step * images_per_step,
+            seconds=self.seconds,
+            images_per_second=count * images_per_step / max(1e-9, self.seconds - self._since),
+            learning_rate=rate,
+            gradient_norm=means.pop("gradient_norm", None),
+            loss=means.pop("total", None),
+            losses=means | (findings.losses or {}),
+            skipped_steps=self._skipped,
+            validation_psnr_db=findings.psnr_db,
+            stage_residuals=findings.stage_residuals,
+        )
+        self._reset()
+        return record
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self._mark = now

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from stepladder.errors import CheckpointError, OutputError
+from stepladder.files import reason
 
 __all__ = ["RunState", "latest_state", "load_state", "save_state"]
 
@@ -31,8 +32,8 @@ class RunState:
     step: int
     """Optimiser steps taken."""
     model: dict[str, Any]
-    opponent: dict[str, Any]
-    """What learns beside the tokenizer: the discriminator of an adversarial distillation."""
+    discriminator: dict[str, Any]
+    """What learns beside the model, in an adversarial distillation; else empty."""
     ema: dict[str, Any]
     optimiser: dict[str, Any]
 
@@ -54,10 +55,15 @@ def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
         if place.exists():
             shutil.rmtree(place)
         temporary.rename(place)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # torch raises the second for a file that cannot grow
         shutil.rmtree(temporary, ignore_errors=True)
+        why = (
+            reason(error)
+            if isinstance(error, OSError)
+            else "the file cannot grow, most likely because the disk is full"
+        )
         raise OutputError(
-            f"Cannot write checkpoint {place}: {error}. Free space there, then continue with --resume."
+            f"Cannot write checkpoint {place}: {why}. Free space there, then continue with --resume."
         ) from error
     for old in _places(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -80,6 +86,8 @@ def load_state(place: Path) -> RunState:
     """
     try:
         data = torch.load(place / _STATE_FILE, map_location="cpu", weights_only=True)
+        if "opponent" in data:  # its name before version 0.1.0
+            data["discriminator"] = data.pop("opponent")
         return RunState(**data)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]

@@ -1,0 +1,162 @@
+"""What is learnt: the configurations of `stepladder train` and `stepladder distill`."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stepladder.errors import ConfigError
+from stepladder.losses import FlowTarget, FlowWeighting, TimeDistribution, check_teacher_steps
+from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.tokenizer import TokenizerConfig
+from stepladder.training.config.checks import check_at_least, check_share
+from stepladder.training.config.run import ImageRunConfig
+
+__all__ = ["AdversarialConfig", "DistillConfig", "LossConfig", "RegressConfig", "StartConfig", "TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Where weights come from at step 0."""
+
+    principal_components: bool = False
+    """Start the encoder's linear part from principal components of patches, and the initial estimate from
+    their inverse."""
+    encoder_from: str | None = None
+    """Model (name, folder or hub id) whose encoder and bottleneck to take."""
+    decoder_from: str | None = None
+    """Model whose decoder network to take; its ladder may have another number of stages."""
+    transfer_from: str | None = None
+    """Model from which to take what has the same name and shape in encoder and decoder network: all but the layers at
+    the latent, where this run has another bottleneck. With principal_components, linear parts start from those."""
+    train_encoder: bool = True
+    """Whether the encoder learns; a frozen one needs `encoder_from`."""
+
+    def __post_init__(self) -> None:
+        if self.principal_components and (self.encoder_from is not None or self.decoder_from is not None):
+            raise ConfigError(
+                "start.principal_components is true beside start.encoder_from or start.decoder_from. Use one of them: "
+                "weights of a model are already trained."
+            )
+        others = (self.encoder_from, self.decoder_from)
+        if self.transfer_from is not None and any(other is not None for other in others):
+            raise ConfigError(
+                "start.transfer_from is set beside start.encoder_from or start.decoder_from. Use it without them: it "
+                "brings both encoder and decoder."
+            )
+        if not self.train_encoder and self.encoder_from is None:
+            raise ConfigError(
+                "start.train_encoder is false without weights. Set start.encoder_from to a trained model."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss."""
+
+    target: FlowTarget = "clean"
+    """What the flow loss compares: the clean estimate, the same weighted by noise level, or the velocity."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
+    draft_weight: float = 0.25
+    """Weight of the squared error of the initial estimate of the image, where the decoder makes one."""
+    time_distribution: TimeDistribution = "uniform"
+    """How local times are drawn: 'uniform', or 'logit-normal', which looks more often at the middle of each stage."""
+    time_location: float = 0.0
+    """Mean of log(u / (1-u)), of logit-normal times; below 0, low noise levels come more often."""
+    time_scale: float = 1.0
+    """Standard deviation of log(u / (1-u)), of logit-normal times."""
+    time_shift: float = 1.0
+    """Shift of the local times that are drawn; below 1, low noise levels come more often."""
+    weighting: FlowWeighting = "none"
+    """How much each noise level counts beside the target: the same, or by a sigmoid of its log-SNR."""
+    weighting_bias: float = -3.0
+    """Log-SNR of the middle of that sigmoid: noisier levels count less."""
+    context_dropout: float = 0.0
+    """Share of the latents that are replaced by the decoder's null latent, which guidance needs."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.time_shift < math.inf:
+            raise ConfigError(f"loss.time_shift {self.time_shift} is not positive. Usual values: 0.3 to 1.")
+        if not 0 < self.time_scale < math.inf:
+            raise ConfigError(f"loss.time_scale {self.time_scale} is not positive. Usual value: 1.")
+        if not math.isfinite(self.time_location):
+            raise ConfigError(f"loss.time_location {self.time_location} is no finite number. Usual values: -1 to 1.")
+        if not -20 <= self.weighting_bias <= 20:
+            raise ConfigError(f"loss.weighting_bias {self.weighting_bias} is outside [-20, 20]. Usual value: -3.")
+        if not 0 <= self.context_dropout <= 1:
+            raise ConfigError(f"loss.context_dropout {self.context_dropout} is outside [0, 1]. Usual value: 0.1.")
+        check_at_least(self, 0, "perceptual_weight", "draft_weight", where="loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ImageRunConfig):
+    """A training run of a tokenizer, or of its decoder alone."""
+
+    tokenizer: TokenizerConfig
+    """What is trained."""
+    start: StartConfig = field(default_factory=StartConfig)
+    """Initial weights."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressConfig:
+    """The student's one step is regressed on the teacher's several, stage by stage, from the same noise."""
+
+    kind: Literal["regress"] = "regress"
+    """Which recipe."""
+    teacher_steps: int = 8
+    """Steps per stage of the teacher; at least 2."""
+    unrolled_from: float = 0.5
+    """Share of the run after which stages start from the student's own states, as in decoding."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual distance of the student's image to the real one; 0 runs no feature network."""
+    guidance: GuidanceConfig | None = None
+    """Guidance of the teacher, which the student learns to do without; None for the teacher's own."""
+
+    def __post_init__(self) -> None:
+        check_teacher_steps(self.teacher_steps)
+        check_share(self.unrolled_from, "recipe.unrolled_from")
+        check_at_least(self, 0, "perceptual_weight", where="recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """The student decodes; teacher, feature network and discriminator say what its image lacks."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    """Which recipe."""
+    teacher_steps: int = 4
+    """Steps of the teacher from the noise level to which the student's image is brought; at least 2."""
+    distillation_weight: float = 1.0
+    """Weight of the squared distance to where the teacher goes from there, summed over the stages."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual distance of the student's image to the real one."""
+    adversarial_share: float = 0.5
+    """Norm of the adversarial gradient on the image, relative to that of the other losses."""
+    adversarial_from: float = 0.05
+    """Share of the run in which the discriminator learns alone before its gradient counts."""
+    head_width: int = 64
+    """Channels of the discriminator's heads."""
+    head_rate: float = 1.0
+    """Rate of the discriminator, relative to the student's."""
+    guidance: GuidanceConfig | None = None
+    """Guidance of the teacher, which the student learns to do without; None for the teacher's own."""
+
+    def __post_init__(self) -> None:
+        check_teacher_steps(self.teacher_steps)
+        check_share(self.adversarial_from, "recipe.adversarial_from")
+        names = ("distillation_weight", "perceptual_weight", "adversarial_share", "head_rate")
+        check_at_least(self, 0, *names, where="recipe")
+        check_at_least(self, 1, "head_width", where="recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(ImageRunConfig):
+    """A run that distils a many-step decoder to one network evaluation per scale."""
+
+    teacher: str
+    """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
+    recipe: RegressConfig | AdversarialConfig = field(default_factory=RegressConfig)
+    """How it teaches."""

@@ -1,0 +1,173 @@
+"""The folder of a run: one run at a time, and only the run that it belongs to.
+
+    config.json        the resolved configuration, which repeats the run
+    changes.jsonl      what a resume changed of it, by step
+    environment.json   hardware, versions, commit, measured peak and operations of a step
+    records.jsonl      numbers of the run
+    grids/             reconstructions of validation images at intervals
+    tracker/           what TensorBoard reads
+    checkpoints/       the newest states, for --resume
+    model/             the averaged weights, loadable by `Tokenizer.from_pretrained`
+
+A run resumes with the configuration that it began with: another seed, batch size or rate would make it a run that
+nothing repeats. What may change beside the steps is what is written, shown and computed by, not what is learnt.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stepladder.configs import unstructure
+from stepladder.errors import ConfigError, OutputError
+from stepladder.files import reason
+from stepladder.training.config import RunConfig, dump
+from stepladder.training.records import write_text
+from stepladder.training.state import latest_state
+
+__all__ = ["MAY_CHANGE", "Change", "RunFolder"]
+
+_log = logging.getLogger(__name__)
+
+MAY_CHANGE = (
+    "steps",
+    "log_every",
+    "grid_every",
+    "save_every",
+    "keep_checkpoints",
+    "tracker",
+    "compile",
+    "gradient_checkpointing",
+    "data.workers",
+    "data.validation",
+    "data.validation_images",
+    "data.validation_size",
+)
+"""Keys whose values a resume may change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key whose value is not that of the run so far."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} from {json.dumps(self.old)} to {json.dumps(self.new)}"
+
+
+class RunFolder:
+    """A place for a new run, or that of one to go on with.
+
+    Args:
+        path: The folder; made when the run starts.
+        config: Of the run.
+        resume: Whether to go on from the newest checkpoint there.
+
+    Raises:
+        OutputError: If it holds a run already, and this is no resume.
+        ConfigError: If the run there has another configuration.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, *, resume: bool) -> None:
+        self.path, self.config = path, config
+        self.state = latest_state(self.checkpoints) if path.exists() else None
+        if resume:
+            if self.state is None:
+                _log.warning("No checkpoint in %s: the run starts at step 0.", path)
+        elif self.state is not None or self.records.exists():
+            raise OutputError(f"{path} holds a run already. Pass --resume to go on with it, or another --out.")
+        self._changes = self._find_changes() if self.state is not None else []
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of states."""
+        return self.path / "checkpoints"
+
+    @property
+    def records(self) -> Path:
+        """One line for each record."""
+        return self.path / "records.jsonl"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out. The lock is the operating system's: it ends with the process, however that ends.
+
+        Raises:
+            OutputError: If another run is at work there, or the folder cannot be made.
+        """
+        place = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(place, timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"Another run is at work in {self.path}. Wait for its end, or pass another --out."
+            ) from None
+        except OSError as error:
+            raise OutputError(f"Cannot write {self.path}: {reason(error)}. Name another place.") from error
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+            lock.release()
+
+    def describe(self, step: int, environment: dict[str, Any]) -> None:
+        """Writes `config.json`, what changed in it at this step, and `environment.json`.
+
+        Raises:
+            ConfigError: If the number of processes is not that of the run so far.
+        """
+        place = self.path / "environment.json"
+        before = _read_json(place).get("processes") if step else None
+        now = environment["processes"]
+        if before not in (None, now):
+            raise ConfigError(
+                f"The run in {self.path} began with {before} processes, and this is a resume with {now}: every process "
+                f"has images and noise of its own. Start {before}, or a new run with another --out."
+            )
+        if self._changes:
+            lines = [json.dumps({"step": step, "key": c.key, "old": c.old, "new": c.new}) for c in self._changes]
+            log = self.path / "changes.jsonl"
+            earlier = log.read_text(encoding="utf-8") if log.exists() else ""
+            write_text(log, earlier + "".join(f"{line}\n" for line in lines))
+        write_text(self.path / "config.json", dump(self.config) + "\n")
+        write_text(place, json.dumps(environment, indent=2) + "\n")
+
+    def _find_changes(self) -> list[Change]:
+        changes = list(_differences(_read_json(self.path / "config.json"), unstructure(self.config)))
+        refused = [change for change in changes if change.key not in MAY_CHANGE]
+        if refused:
+            raise ConfigError(
+                f"The run in {self.path} has another configuration, and --resume would change "
+                f"{'; '.join(map(str, refused))}. A resume may change {', '.join(MAY_CHANGE)}. Set the old values "
+                f"({self.path / 'config.json'} holds them all), or start a new run with another --out."
+            )
+        return changes
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], inside: str = "") -> Iterator[Change]:
+    """Values that differ; a key that only one side knows comes from another version of the library."""
+    for key in old.keys() & new.keys():
+        before, now = old[key], json.loads(json.dumps(new[key]))
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now, f"{inside}{key}.")
+        elif before != now:
+            yield Change(f"{inside}{key}", before, now)

@@ -1,0 +1,66 @@
+"""What a run asks of the machine: compiled networks, activations computed again, operations counted."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepladder.errors import ConfigError
+from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
+from stepladder.training.config import RunConfig
+from stepladder.training.objective import Objective
+
+__all__ = ["compile_networks", "environment", "recomputing"]
+
+_RECOMPILE_LIMIT = 64
+"""Graphs for one piece of code. Student and teacher share theirs, and every stage of each is a graph, with gradients
+and without: 8 stages (the most) x 2 networks x 2, twice over."""
+
+
+def recomputing(objective: Objective, config: RunConfig) -> list[Any]:
+    """The networks that shall compute their activations again instead of keeping them.
+
+    Raises:
+        ConfigError: If that is asked for, and there are none that can.
+    """
+    if not config.gradient_checkpointing:
+        return []
+    networks = [network for network in objective.networks() if getattr(network, "can_checkpoint", False)]
+    if not networks:
+        raise ConfigError(
+            "gradient_checkpointing is true, and no network of this run can compute its activations again. Accepted: "
+            "networks of kind 'mmdit'. Set it to false."
+        )
+    return networks
+
+
+def compile_networks(objective: Objective) -> None:
+    """Compiles each network for every shape that it meets, a stage for itself."""
+    torch._dynamo.config.recompile_limit = max(_RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
+    for network in objective.networks():
+        network.compile(dynamic=False)
+
+
+def environment(objective: Objective, config: RunConfig, example: Tensor, processes: int) -> dict[str, Any]:
+    """What a run runs on, and the operations that it asks for."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return describe_environment(example.device) | {
+        "processes": processes,
+        "matmul_peak_gflops": matmul_peak(example.device, dtype) / 1e9,
+        "training_gflop_per_image": _training_flops(objective, example) / 1e9,
+    }
+
+
+def _training_flops(objective: Objective, example: Tensor) -> float:
+    """Operations of forward and backward for one item, on a copy that is then thrown away.
+
+    In evaluation mode: the main process counts alone, and a codebook in training mode waits for the others.
+    """
+    twin = copy.deepcopy(objective).eval()
+
+    def step() -> None:
+        loss, _ = twin(example, 0, 0.0)
+        loss.backward()
+
+    return count_flops(step)

@@ -1,0 +1,79 @@
+"""What the main process writes down of a run as it goes: records, pictures, and both for a tracker."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from PIL import Image
+from torch import Tensor, nn
+
+from stepladder.images import save_png
+from stepladder.training.folder import RunFolder
+from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
+from stepladder.training.trackers import Tracker, log_picture, log_record
+
+__all__ = ["Journal", "Validation"]
+
+
+class Validation(Protocol):
+    """How a model is judged in the course of a run."""
+
+    def due(self, step: int) -> bool:
+        """Whether it is, after so many steps; at 0, before the first."""
+        ...
+
+    def __call__(self, model: nn.Module, batch: Tensor, step: int) -> tuple[Findings, Image.Image | None]:
+        """Judges the averaged model, given a batch of the training: numbers, and a picture if there is one."""
+        ...
+
+
+class Journal:
+    """Means, records and pictures of one session of a run; of other processes than the first, means alone."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        validation: Validation,
+        trackers: Sequence[Tracker],
+        on_record: Callable[[StepRecord], None],
+        *,
+        writes: bool,
+        images_per_step: int,
+        step: int,
+    ) -> None:
+        """Opens it at `step`; records after that, of a session that was killed, are dropped."""
+        self._folder, self._validation = folder, validation
+        self._trackers, self._on_record = trackers, on_record
+        self._images_per_step, self._step = images_per_step, step
+        self._file = RecordFile(folder.records, step=step) if writes else None
+        self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
+
+    def look_at_the_start(self, model: nn.Module, example: Tensor) -> None:
+        """Judges a new run before its first step: what cannot be judged shows now, not hours later."""
+        if self._step == 0:
+            self.validate(model, example, 0)
+
+    def validate(self, model: nn.Module, batch: Tensor, step: int) -> Findings | None:
+        """Judges the averaged model where that is due, and writes the picture if there is one."""
+        if self._file is None or not self._validation.due(step):
+            return None
+        with self.means.paused():
+            findings, picture = self._validation(model, batch, step)
+            if picture is not None:
+                save_png(picture, self._folder.path / "grids" / f"step-{step:07d}.png", force=True)
+                log_picture(self._trackers, "reconstructions", picture, step=step)
+        return findings
+
+    def record(self, step: int, rate: float, findings: Findings | None) -> None:
+        """Writes a line, of the means since the last one."""
+        if self._file is None:
+            return
+        record = self.means.record(
+            step=step,
+            steps=self._folder.config.steps,
+            images_per_step=self._images_per_step,
+            rate=rate,
+            findings=findings or Findings(),
+        )
+        self._file.write(record)
+        log_record(self._trackers, record)
+        self._on_record(record)

@@ -1,0 +1,180 @@
+"""How a tokenizer is judged in the course of a run: images that it has not learnt, and what each stage adds.
+
+The residual of a stage is the standard deviation of
+
+    network(x_u)  -  the same with the network's last layers silenced
+
+over the pixels of a training batch, on [-1, 1], x_u at the noise levels of the training. Last layers start at zero, so
+a residual grows from 0; where it stays there, the stage only repeats what it is given, and its evaluation is wasted.
+"""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from stepladder.data import evaluation_images, open_source
+from stepladder.errors import DataError
+from stepladder.images import grid, to_pil
+from stepladder.losses import draw_stages
+from stepladder.measure.metrics import psnr, quantise
+from stepladder.sampling.denoiser import Denoised
+from stepladder.sampling.path import path
+from stepladder.sampling.randomness import generator
+from stepladder.sampling.scales import down
+from stepladder.tokenizer import Tokenizer
+from stepladder.training.config import ImageRunConfig
+from stepladder.training.records import Findings, row_title
+
+__all__ = ["ImageValidation", "reconstruct", "stage_residuals"]
+
+_log = logging.getLogger(__name__)
+
+_RESIDUALS_EVERY = 250
+"""Steps after which the next record says what the stages add."""
+_RESIDUAL_IMAGES = 8
+_SILENT = 1e-3
+"""A residual below this, once a run has warmed up, is worth a warning."""
+_LEAST_WARM_UP = 100
+_CAPTION = 16
+"""Height of the line above a row of a grid."""
+
+
+class ImageValidation:
+    """Grids and PSNR of validation images every `grid_every` steps, residuals then and every few hundred steps.
+
+    Raises:
+        DataError: If no validation image can be read.
+    """
+
+    def __init__(self, config: ImageRunConfig, *, side: int) -> None:
+        self._config = config
+        self._images = _validation_images(config, side) if config.data.validation and config.grid_every else None
+
+    def due(self, step: int) -> bool:
+        """At grids, and at the first record after every few hundred steps."""
+        config = self._config
+        records = step > 0 and step % config.log_every == 0 and step % _RESIDUALS_EVERY < config.log_every
+        return self._draws(step) or step == config.steps or records
+
+    def __call__(self, model: nn.Module, batch: Tensor, step: int) -> tuple[Findings, Image.Image | None]:
+        """PSNR and grid where one is due, and residuals but before the first step, when there are none."""
+        assert isinstance(model, Tokenizer)
+        residuals, quality, picture = None, None, None
+        if step:
+            residuals = stage_residuals(model, batch[:_RESIDUAL_IMAGES], seed=self._config.seed)
+            self._warn(residuals, step)
+        if self._images is not None and self._draws(step):
+            images = self._images.to(batch.device)
+            quality, picture = reconstruct(model, images, steps=sorted({1, model.steps_per_stage}))
+        return Findings(psnr_db=quality, stage_residuals=residuals), picture
+
+    def _draws(self, step: int) -> bool:
+        """Whether a grid is due."""
+        every = self._config.grid_every
+        return self._images is not None and (step % every == 0 or step == self._config.steps)
+
+    def _warn(self, residuals: Sequence[float], step: int) -> None:
+        if step <= max(_LEAST_WARM_UP, self._config.optimiser.warmup_steps):
+            return
+        for stage, residual in enumerate(residuals):
+            if residual < _SILENT:
+                _log.warning(
+                    "Stage %d: the network adds %.1g to the image at step %d. Below %g the stage does nothing: see "
+                    "'A stage that adds nothing' in docs/training.md.",
+                    stage,
+                    residual,
+                    step,
+                    _SILENT,
+                )
+
+
+@torch.inference_mode()
+def stage_residuals(tokenizer: Tokenizer, images: Float[Tensor, "b 3 H W"], *, seed: int) -> list[float]:
+    """Standard deviation of what the network adds at each stage, coarse first, on [-1, 1].
+
+    Args:
+        tokenizer: In evaluation mode.
+        images: Crops that it trains on, in [-1, 1].
+        seed: Of noise and times.
+    """
+    network, schedule = tokenizer.decoder.network, tokenizer.schedule
+    denoiser = network.bind(tokenizer.encode(images).latent)
+    previous: Denoised | None = None
+    found = []
+    draws = draw_stages(schedule, images, generator(seed, images.device))
+    for stage, draw in zip(schedule.stages, draws, strict=True):
+        x = path(down(images, stage.downscale), draw.noise, draw.u, stage).x
+        denoised = denoiser(x, draw.u, stage, previous)
+        with _silenced(network.output_layers):
+            base = denoiser(x, draw.u, stage, previous)
+        found.append((denoised.clean - base.clean).std().item())
+        previous = denoised
+    return found
+
+
+def reconstruct(
+    tokenizer: Tokenizer, images: Float[Tensor, "b 3 s s"], *, steps: Sequence[int]
+) -> tuple[dict[str, float], Image.Image]:
+    """Mean PSNR in dB of images that are reconstructed one by one, and originals above reconstructions.
+
+    Args:
+        tokenizer: In evaluation mode.
+        images: In [-1, 1].
+        steps: Steps per stage to try; the picture has one row for each, below originals and initial estimates.
+    """
+    rows: dict[str, list[Tensor]] = {}
+    for seed, image in enumerate(torch.split(images, 1)):
+        code = tokenizer.encode(image)
+        rows.setdefault("original", []).append(image)
+        with torch.inference_mode():
+            padded = tokenizer.decoder.network.context(code.latent).initial
+        if padded is not None:
+            initial = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
+            rows.setdefault("draft", []).append(initial)
+        for count in steps:
+            rows.setdefault(str(count), []).append(tokenizer.decode(code, seeds=[seed], steps=count))
+    references = quantise(images)
+    result = {
+        name: psnr(quantise(torch.cat(row)), references).mean().item()
+        for name, row in rows.items()
+        if name != "original"
+    }
+    return result, _captioned(rows)
+
+
+def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
+    """Rows of images, each below a line that says what they are."""
+    bands = [grid([to_pil(tile[0].float().cpu()) for tile in row], columns=len(row)) for row in rows.values()]
+    sheet = Image.new("RGB", (bands[0].width, sum(band.height + _CAPTION for band in bands)), "white")
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(), 0
+    for name, band in zip(rows, bands, strict=True):
+        draw.text((2, top + 2), row_title(name), fill="black", font=font)
+        sheet.paste(band, (0, top + _CAPTION))
+        top += band.height + _CAPTION
+    return sheet
+
+
+@contextlib.contextmanager
+def _silenced(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Layers answer zero while this is open."""
+    handles = [layer.register_forward_hook(lambda _module, _inputs, out: torch.zeros_like(out)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _validation_images(config: ImageRunConfig, side: int) -> Tensor:
+    data = config.data
+    found = evaluation_images(open_source(data.validation), size=side, limit=data.validation_images)
+    images = [image for _, image in itertools.islice(found, data.validation_images)]
+    if not images:
+        raise DataError(f"No image can be read in data.validation {data.validation}. Pass other images, or none.")
+    return torch.stack(images)
