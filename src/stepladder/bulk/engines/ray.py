@@ -35,7 +35,9 @@ class RayCrew:
     def __init__(self, job: Job, size: int | None, address: str | None) -> None:
         self._ray = _import()
         try:
-            self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            self._ray.init(
+                address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            )
         except (ConnectionError, ValueError) as error:
             raise ConfigError(
                 f"No Ray cluster answers at '{address}': {error}. An address that ray.init takes is needed. Start one "
