@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FeaturePyramid", "feature_distance", "perceptual_distance"]
+from stepladder.nn.efficientnet import EfficientNetLite, efficientnet_lite
+
+__all__ = ["FeaturePyramid", "feature_distance", "feature_network", "perceptual_distance"]
 
 
 class FeaturePyramid(Protocol):
@@ -26,6 +28,15 @@ class FeaturePyramid(Protocol):
     def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
         """Features (B, c, h, w), fine first."""
         ...
+
+
+def feature_network(*, device: torch.device | str = "cpu") -> EfficientNetLite:
+    """The frozen network of losses and discriminators, EfficientNet-Lite0.
+
+    Raises:
+        MissingDependencyError: If its weights are not installed.
+    """
+    return efficientnet_lite(0, device=device)
 
 
 def perceptual_distance(
