@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stepladder.losses import feature_network, perceptual_distance
+from stepladder.losses import FeaturePyramid, feature_network, perceptual_distance
 
 
-class Pixels:
+class Pixels(FeaturePyramid):
     """One layer of features, the image itself."""
 
     def pyramid(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -42,7 +42,7 @@ def test_the_distance_is_that_of_unit_vectors_averaged_over_places():
 
 
 def test_the_distance_is_the_mean_over_all_layers(images):
-    class Layers:
+    class Layers(FeaturePyramid):
         """The image, and features of two other scales."""
 
         def pyramid(self, images):

@@ -14,6 +14,7 @@ Reference: EfficientNet (Tan & Le, 2019), https://arxiv.org/abs/1905.11946; the 
 squeeze-and-excitation, take ReLU6, and scale neither stem nor head.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from itertools import accumulate
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 from stepladder.errors import MissingDependencyError
 from stepladder.nn.blocks import channels_last
 
-__all__ = ["EfficientNetLite", "LiteVariant", "efficientnet_lite"]
+__all__ = ["EfficientNetLite", "FeaturePyramid", "LiteVariant", "efficientnet_lite"]
 
 LiteVariant = Literal[0, 2]
 
@@ -87,11 +88,19 @@ def efficientnet_lite(variant: LiteVariant, *, device: torch.device | str = "cpu
     return channels_last(network.to(device)).eval().requires_grad_(False)
 
 
-class EfficientNetLite(nn.Module):
-    """Images (B, 3, H, W) in [-1, 1], H and W at least 32, to features."""
+class FeaturePyramid(nn.Module, ABC):
+    """A frozen network that gives features of images in [-1, 1] at several scales."""
 
     channels: tuple[int, ...]
-    """Of each layer of `pyramid`: 16, 24, 40, 112 for Lite0."""
+    """Of each layer of `pyramid`."""
+
+    @abstractmethod
+    def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """Features (B, c, h, w), fine first."""
+
+
+class EfficientNetLite(FeaturePyramid):
+    """Images (B, 3, H, W) in [-1, 1], H and W at least 32, to features."""
 
     def __init__(self, variant: LiteVariant) -> None:
         super().__init__()
