@@ -16,6 +16,7 @@ from stepladder.measure.evaluation import METRICS, evaluate
 from stepladder.measure.metrics import FrechetMetric, ImageMetric, frechet_interval, psnr, quantise
 from stepladder.models import ModelSpec
 from stepladder.sampling.stages import StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
 
 pytest.importorskip("torchmetrics")
@@ -69,13 +70,13 @@ class Perfect(nn.Module):
         self.weight = nn.Parameter(torch.zeros(7))
         self.calls = []
 
-    def network_evaluations(self, steps):
+    def network_evaluations(self, steps, sampler):
         return steps
 
     def encode(self, images):
         return Encoding(latent=images, size=(images.shape[2], images.shape[3]))
 
-    def decode(self, code, *, seeds, steps):
+    def decode(self, code, *, seeds, steps, sampler):
         self.calls.append((list(seeds), steps))
         return code.latent.clone()
 
@@ -89,8 +90,9 @@ def test_the_report_has_the_keys_of_the_interface_and_is_json(tokenizer):
     data = report.as_dict()
     top = "data images crops skipped size seed device threads version bootstrap rows notes"
     row = (
-        "model steps_per_stage stages network_evaluations psnr_db ssim ms_ssim lpips_vgg rfid fd_efficientnet_lite2 "
-        "colour_shift fd_efficientnet_lite2_interval seconds_per_image batch parameters gflop_per_image"
+        "model steps_per_stage stages network_evaluations sampler texture shift psnr_db ssim ms_ssim lpips_vgg rfid "
+        "fd_efficientnet_lite2 colour_shift fd_efficientnet_lite2_interval seconds_per_image batch parameters "
+        "gflop_per_image"
     )
     assert list(data) == top.split()
     assert list(data["rows"][0]) == row.split()
@@ -129,6 +131,20 @@ def test_image_i_is_decoded_with_seed_plus_i():
 def test_another_seed_gives_another_reconstruction(tokenizer):
     first, second = (run([("tiny", tokenizer, 1)], seed=seed).rows[0].metrics["psnr_db"] for seed in (0, 1))
     assert first != second
+
+
+def test_every_model_may_have_a_sampler_of_its_own(tokenizer):
+    calm = SamplerConfig(kind="heun", texture=0.5, shift=(0.5,))
+    rows = run([("a", tokenizer, 2), ("b", tokenizer, 2, calm), ("c", tokenizer, 2)], sampler=EULER, batch=5).rows
+    assert [row.sampler for row in rows] == [EULER, calm, EULER]
+    assert [row.network_evaluations for row in rows] == [6, 11, 6]
+    assert rows[0].metrics == rows[2].metrics != rows[1].metrics
+    images = torch.stack([image for _, image in evaluation_images(SOURCE, size=SIZE)])
+    decoded = tokenizer.decode(tokenizer.encode(images), seeds=range(5), steps=2, sampler=calm)
+    assert rows[1].metrics["psnr_db"] == pytest.approx(psnr(quantise(decoded), quantise(images)).mean().item())
+    row = rows[1].as_dict()
+    assert (row["sampler"], row["texture"], row["shift"]) == ("heun", 0.5, [0.5])
+    assert run([("a", tokenizer, 2)], sampler=calm, batch=5).rows[0].metrics == rows[1].metrics
 
 
 def test_psnr_is_the_mean_over_images(tokenizer):

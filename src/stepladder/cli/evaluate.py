@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import pick_device
-from stepladder.cli._options import MAX_SIZE, Batch, Device, Force, Json, Seed, Steps
+from stepladder.cli._models import pick_device, pick_sampler
+from stepladder.cli._options import MAX_SIZE, Batch, Device, Force, Json, Sampler, Seed, Shift, Steps, Texture
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ def evaluate(
     seed: Seed = 0,
     batch: Batch = 8,
     steps: Steps = None,
+    sampler: Sampler = "euler",
+    texture: Texture = 1.0,
+    shift: Shift = None,
     device: Device = None,
     pictures: Pictures = None,
     json: Json = False,
@@ -108,6 +111,7 @@ def evaluate(
             seed=seed,
             batch=batch,
             device=place,
+            sampler=pick_sampler(sampler, texture, shift),
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_images=partial(_save, pictures, force) if pictures else None,
         )
@@ -147,10 +151,12 @@ def _print(report: "Report") -> None:
     }
     models = [f"{row.model}@{row.steps_per_stage}" for row in report.rows]
     cut = f", {report.crops} crops of each" if report.crops > 1 else ""
+    samplers = dict.fromkeys(f", {row.sampler}" for row in report.rows if str(row.sampler))
     print_table(
         ("model", *columns),
         list(zip(models, *columns.values(), strict=True)),
-        title=f"{report.images} images of {report.data}{cut} at {report.size} x {report.size}, {report.device}",
+        title=f"{report.images} images of {report.data}{cut} at {report.size} x {report.size}, {report.device}"
+        + "".join(samplers),
         spare=("evaluations", "colour shift", "s/image", "rFID", "LPIPS (VGG)", "SSIM", "MS-SSIM"),
     )
 

@@ -42,6 +42,7 @@ from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.measure.reports import Report, Row
 from stepladder.models import ModelSpec
 from stepladder.nn.efficientnet import efficientnet_lite
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
 
 __all__ = ["METRICS", "MIN_SIZE", "evaluate"]
@@ -65,8 +66,9 @@ METRICS: tuple[Metric, ...] = (
 MIN_SIZE = 32
 """Smallest side of evaluated images: what the feature networks need."""
 
-Model: TypeAlias = ModelSpec | tuple[str, Tokenizer, int | None]
-"""What is evaluated: a name to load, or (name in the report, tokenizer, steps per stage or None for its own)."""
+Model: TypeAlias = ModelSpec | tuple[str, Tokenizer, int | None] | tuple[str, Tokenizer, int | None, SamplerConfig]
+"""What is evaluated: a name to load, or (name in the report, tokenizer, steps per stage or None for its own), with a
+sampler of its own where it has one."""
 
 
 def evaluate(
@@ -80,6 +82,7 @@ def evaluate(
     batch: int = 8,
     bootstrap: int = 0,
     device: torch.device | str = "cpu",
+    sampler: SamplerConfig = EULER,
     metrics: Sequence[Metric] = METRICS,
     on_progress: Callable[[int, int], None] | None = None,
     on_images: Callable[[int, Tensor, list[Tensor]], None] | None = None,
@@ -96,6 +99,7 @@ def evaluate(
         batch: Images decoded at once; changes the time, and nothing else.
         bootstrap: How often photographs are drawn anew for the intervals of Frechet distances; 0 for no intervals.
         device: Where to compute.
+        sampler: Of models that name none.
         metrics: What to take. One whose package or weights are missing, or that images are too small for, is None.
         on_progress: Called after each batch with the images done, and the images of the data.
         on_images: Called after each batch with the place of its first image, the originals and, for each model, the
@@ -108,9 +112,10 @@ def evaluate(
     """
     _check(models, size=size, seed=seed, batch=batch, bootstrap=bootstrap)
     device = torch.device(device)
-    loaded = [_load(model) for model in models]
-    for name, tokenizer, _ in loaded:
+    loaded = [_load(model, sampler) for model in models]
+    for name, tokenizer, _, taking in loaded:
         check_side(tokenizer.layout, size, name)
+        taking.shifts(tokenizer.schedule)
     trials = [_Evaluated(*model, device) for model in loaded]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
     judges = Judges(metrics, size=size, crops=crops, device=device)
@@ -147,8 +152,11 @@ def evaluate(
 class _Evaluated:
     """One model on its way through the images."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, steps: int | None, device: torch.device) -> None:
+    def __init__(
+        self, name: str, tokenizer: Tokenizer, steps: int | None, sampler: SamplerConfig, device: torch.device
+    ) -> None:
         self.name = name
+        self.sampler = sampler
         self.tokenizer = tokenizer.to(device).eval()
         self.steps = tokenizer.steps_per_stage if steps is None else steps
         self.device = device
@@ -191,7 +199,8 @@ class _Evaluated:
             model=self.name,
             steps_per_stage=self.steps,
             stages=self.tokenizer.schedule.num_stages,
-            network_evaluations=self.tokenizer.network_evaluations(self.steps),
+            network_evaluations=self.tokenizer.network_evaluations(self.steps, sampler=self.sampler),
+            sampler=self.sampler,
             metrics={metric.key: values.get(metric.key) for metric in judges.metrics},
             intervals=intervals,
             seconds_per_image=median(time for count, time in self.seconds if count == largest) / largest,
@@ -201,7 +210,7 @@ class _Evaluated:
         )
 
     def _decode(self, code: Encoding, seeds: Sequence[int]) -> Tensor:
-        return self.tokenizer.decode(code, seeds=seeds, steps=self.steps)
+        return self.tokenizer.decode(code, seeds=seeds, steps=self.steps, sampler=self.sampler)
 
     def _now(self) -> float:
         synchronise(self.device)
@@ -225,13 +234,13 @@ def _check(models: Sequence[Model], *, size: int, seed: int, batch: int, bootstr
         )
 
 
-def _load(model: Model) -> tuple[str, Tokenizer, int | None]:
+def _load(model: Model, sampler: SamplerConfig) -> tuple[str, Tokenizer, int | None, SamplerConfig]:
     if isinstance(model, ModelSpec):
-        return model.name, Tokenizer.from_pretrained(model.name), model.steps
-    name, _, steps = model
+        return model.name, Tokenizer.from_pretrained(model.name), model.steps, sampler
+    name, tokenizer, steps, *own = model
     if steps is not None and steps < 1:
         raise ConfigError(f"Model {name} with {steps} steps per stage. At least 1 is needed. Pass 1 or more.")
-    return model
+    return name, tokenizer, steps, own[0] if own else sampler
 
 
 def _batches(images: Iterable[Tensor], batch: int) -> Iterator[Tensor]:

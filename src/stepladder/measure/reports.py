@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stepladder.sampling.steps import SamplerConfig
+
 __all__ = ["Report", "Row"]
 
 
@@ -17,6 +19,8 @@ class Row:
     stages: int
     network_evaluations: int
     """Evaluations of the decoder's network in one decode."""
+    sampler: SamplerConfig
+    """How steps were taken."""
     metrics: Mapping[str, float | None]
     """By key, in the order of `evaluation.METRICS`: means over images, and Frechet distances. None where a metric could
     not be taken; `Report.notes` says why."""
@@ -32,15 +36,15 @@ class Row:
     """Floating-point operations of a decode, in 1e9, as torch's FlopCounterMode counts them."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, metrics beside the rest; numbers that are not finite become None."""
+        """Plain values for JSON, sampler and metrics beside the rest; numbers that are not finite become None."""
+        flat = {
+            "sampler": self.sampler.as_dict(),
+            "metrics": dict(self.metrics),
+            "intervals": {f"{key}_interval": list(interval) for key, interval in self.intervals.items()},
+        }
         found: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name == "metrics":
-                found |= value
-            elif name == "intervals":
-                found |= {f"{key}_interval": list(interval) for key, interval in value.items()}
-            else:
-                found[name] = value
+            found |= flat.get(name, {name: value})
         return {name: _plain(value) for name, value in found.items()}
 
 
