@@ -35,6 +35,7 @@ from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generators
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = [
@@ -134,6 +135,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
 
@@ -145,12 +147,15 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
                 bound memory and show nowhere. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
+            sampler: How steps are taken, how much texture they may draw, and where they lie.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit, or the
-                latent is not finite.
+            ValueError: If the latent, the seeds, the steps, the size, the tile, the guidance or the sampler do not
+                fit, or the latent is not finite.
         """
-        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance)
+        *_, image = self.decode_progressively(
+            code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance, sampler=sampler
+        )
         return image
 
     @torch.no_grad()
@@ -163,6 +168,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
@@ -183,7 +189,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             self.schedule,
             size=covered,
             generators=generators(seeds, latent.device),
-            grids=time_grids(self.schedule, self.steps_per_stage if steps is None else steps),
+            grids=time_grids(
+                self.schedule, self.steps_per_stage if steps is None else steps, sampler.shifts(self.schedule)
+            ),
+            sampler=sampler,
         ):
             scale = end.stage.downscale
             yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
@@ -246,11 +255,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return found
 
     def network_evaluations(
-        self, steps: int | Sequence[int] | None = None, guidance: GuidanceConfig | float | None = None
+        self,
+        steps: int | Sequence[int] | None = None,
+        guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
     ) -> int:
-        """Network evaluations of a decode with such `steps` and `guidance`; the tokenizer's own by default."""
+        """Network evaluations of such a decode; `steps` and `guidance` are the tokenizer's own by default."""
         taken = self.steps_per_stage if steps is None else steps
-        return sum(self.decoder.evaluations(taken, self.guidance(guidance)))
+        return sum(self.decoder.evaluations(taken, self.guidance(guidance), sampler))
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""

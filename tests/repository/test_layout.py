@@ -21,7 +21,6 @@ OPTIONAL = [
     "matplotlib",
     "pyarrow",
     "torch_fidelity",
-    "torchmetrics",
 ]
 
 

@@ -141,17 +141,17 @@ def _split(previous: Denoised) -> tuple[Denoised, Denoised]:
 
 
 def evaluations_per_stage(
-    config: GuidanceConfig, schedule: StageSchedule, grids: Sequence[Sequence[float]]
+    config: GuidanceConfig, schedule: StageSchedule, times: Sequence[Sequence[float]]
 ) -> tuple[int, ...]:
     """Network evaluations in each stage of a decode: two at a step that mixes or goes beyond, else one.
 
     Args:
         config: Of the decode.
         schedule: The ladder.
-        grids: Local times of each stage, from `grids.time_grids`.
+        times: Local times of each stage at which its denoiser is asked, from `steps.evaluation_times`.
     """
     counts = []
-    for stage, grid in zip(schedule.stages, grids, strict=True):
-        scales = config.scales(stage.coordinate(torch.tensor(grid[:-1])))
+    for stage, asked in zip(schedule.stages, times, strict=True):
+        scales = config.scales(stage.coordinate(torch.tensor(asked)))
         counts.append(sum(1 if scale in (0, 1) else 2 for scale in scales.tolist()))
     return tuple(counts)
