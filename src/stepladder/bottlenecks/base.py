@@ -73,6 +73,12 @@ class LatentScale(nn.Module):
         shape[channel_dim(raw)] = -1
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
 
+    def log_variance(self, raw: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """The logarithm of a variance at unit scale, from that before normalisation."""
+        shape = [1] * raw.ndim
+        shape[channel_dim(raw)] = -1
+        return raw - (self.variance + 1e-6).log().view(shape)
+
     @torch.no_grad()
     def trust(self) -> None:
         """Takes the present values as measured: from here on they only follow, with the full momentum."""
