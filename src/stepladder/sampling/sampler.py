@@ -23,7 +23,7 @@ from torch import Tensor
 from stepladder.sampling.denoiser import Denoised, Denoiser
 from stepladder.sampling.flow import expand_time
 from stepladder.sampling.path import velocity_from_clean
-from stepladder.sampling.randomness import Generators, normal
+from stepladder.sampling.randomness import Generators, NoiseSource, normal
 from stepladder.sampling.scales import jump
 from stepladder.sampling.stages import Stage, StageSchedule
 
@@ -59,8 +59,9 @@ def sample(
     schedule: StageSchedule,
     *,
     size: tuple[int, int],
-    generators: Sequence[torch.Generator],
+    generators: Sequence[torch.Generator] | NoiseSource,
     grids: Sequence[Sequence[float]],
+    batch: int | None = None,
     channels: int = 3,
 ) -> Iterator[StageEnd]:
     """Draws images by going up the ladder, and yields the end of each stage, coarse first.
@@ -69,8 +70,9 @@ def sample(
         denoiser: Evaluated once for each step of the grids.
         schedule: The ladder.
         size: (H, W) of the images; multiples of `schedule.multiple`.
-        generators: One for each image, on the device where the images shall be.
+        generators: One for each image, on the device where the images shall be; or another source of noise.
         grids: Local times of each stage, from 1 to 0 (`grids.time_grids`).
+        batch: Number of images; that of the generators by default, and needed with another source.
         channels: Image channels.
 
     Returns:
@@ -82,7 +84,10 @@ def sample(
     if len(grids) != schedule.num_stages:
         raise ValueError(f"{len(grids)} time grids for {schedule.num_stages} stages. Pass one for each stage.")
     through = [partial(integrate, denoiser=denoiser, grid=grid) for grid in grids]
-    return run_stages(through, schedule, shape=(len(generators), channels, *size), generators=generators)
+    if batch is None:
+        assert isinstance(generators, Sequence), "a source of noise does not say how many images there are"
+        batch = len(generators)
+    return run_stages(through, schedule, shape=(batch, channels, *size), generators=generators)
 
 
 def run_stages(
