@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stepladder.errors import ConfigError
+from stepladder.nn.embedding import tabulate
 from stepladder.sampling.denoiser import Cut, Denoised, Denoiser
 from stepladder.sampling.grids import time_grids
 from stepladder.sampling.guidance import GuidanceConfig, evaluations_per_stage, guided
@@ -78,6 +79,8 @@ class DecoderNetwork(nn.Module, ABC):
     """Whether it can compute the activations of its blocks again instead of keeping them."""
     checkpointing: bool = False
     """Whether it does."""
+    fused: bool = False
+    """Whether it runs at the start of stages only, with what it makes of time as constants."""
     linear: nn.Conv2d | nn.Linear | None
     """The layer that makes the initial estimate, or a part of it, linear in the latent; None if there is none."""
 
@@ -90,6 +93,22 @@ class DecoderNetwork(nn.Module, ABC):
     @abstractmethod
     def output_layers(self) -> tuple[nn.Module, ...]:
         """The last layers, which start at zero; with them at zero, the network adds nothing to its base."""
+
+    def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b e"]:
+        """Where on the ladder local times of a stage are, for the projections of the blocks; empty without any."""
+        return u.new_empty(u.shape[0], 0)
+
+    def place(self, u: Float[Tensor, " b"], stage: Stage) -> Tensor:
+        """What the projections of the blocks take: the embedding, or of a fused network the row of their tables."""
+        return torch.tensor([stage.index], device=u.device) if self.fused else self.embedding(u, stage)
+
+    def fuse(self, schedule: StageSchedule) -> None:
+        """Computes once, in place, what the network makes of the times of one step in each stage; it takes no other."""
+        device = next(self.parameters()).device
+        with torch.no_grad():
+            embeddings = [self.embedding(torch.ones(1, device=device), stage) for stage in schedule.stages]
+        tabulate(self, torch.cat(embeddings))
+        self.fused = True
 
     @abstractmethod
     def context(self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None) -> Context:
