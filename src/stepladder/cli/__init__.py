@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from stepladder import __version__
 from stepladder.cli import (
     benchmark,
+    bulk,
     decode,
     distill,
     encode,
@@ -139,6 +140,7 @@ for command in (
     serve.serve,
 ):
     app.command()(command)
+app.add_typer(bulk.app)
 
 
 class _Talk(logging.Handler):
