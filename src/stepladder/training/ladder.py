@@ -4,19 +4,19 @@ The model is a tokenizer, the batches are crops, and what is exported is a model
 weights reconstruct validation images, and what the network adds at each stage is measured (`validation`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from stepladder.data import ImageSource, open_source, training_loader
 from stepladder.decoders import DecoderNetwork
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
 from stepladder.tokenizer import Tokenizer
+from stepladder.training.batches import image_batches
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.folder import RunFolder
 from stepladder.training.loop import Task, fit
@@ -99,14 +99,15 @@ def run_on_images(
     Raises:
         StepladderError: If folder, configuration or data cannot be used, or the loss stops being finite.
     """
-    source = open_source(config.data.train)
+    data = config.data
+    batches = image_batches(data, crop=data.crop, batch_size=config.batch_size, seed=config.seed)
     folder = RunFolder(run_dir, config, resume=resume)
     objective = make_objective()
     _check_crop(config, objective.tokenizer)
     side = config.data.crop.size
     task = Task(
         objective=objective,
-        batches=_batches(source, config),
+        batches=batches,
         example=torch.zeros(1, 3, side, side),
         validation=ImageValidation(config, side=_validation_side(config, objective.tokenizer)),
         export=_export,
@@ -135,22 +136,6 @@ def draw_dropped(
         return torch.zeros(latent.shape[0], dtype=torch.bool, device=latent.device)
     assert generator is not None
     return (uniform(latent.shape[0], generator) < share).to(latent.device)
-
-
-def _batches(source: ImageSource, config: ImageRunConfig) -> Callable[..., Iterator[Tensor]]:
-    def batches(*, start_batch: int, process_index: int, num_processes: int) -> Iterator[Tensor]:
-        return training_loader(
-            source,
-            crop=config.data.crop,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            process_index=process_index,
-            num_processes=num_processes,
-            num_workers=config.data.workers,
-            start_batch=start_batch,
-        )
-
-    return batches
 
 
 def _export(model: nn.Module, folder: Path) -> None:

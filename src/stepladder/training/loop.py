@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, gather_object
 from torch import Tensor, nn
 
 from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
+from stepladder.training.batches import ResumableBatches
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
@@ -111,7 +112,7 @@ def fit(
             ends = step == last or signal is not None
             if step % config.save_every == 0 or ends:
                 with journal.means.paused():
-                    _save(run, step)
+                    _save(run, step, stream)
             findings = journal.validate(run.averaged, batch, step)
             if step % config.log_every == 0 or ends or findings is not None:
                 journal.record(step, rate, findings)
@@ -144,6 +145,8 @@ class _Run:
     groups: list[OptimiserGroup]
     optimiser: torch.optim.Optimizer
     ema: MovingAverage
+    places: dict[str, Any]
+    """Where the streams of all processes were at the checkpoint."""
 
     @property
     def device(self) -> torch.device:
@@ -198,6 +201,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
         groups=groups,
         optimiser=optimiser,
         ema=ema,
+        places={},
     )
 
 
@@ -236,6 +240,7 @@ def _restore(run: _Run) -> int:
             f"Checkpoint {place} does not fit this configuration. A run resumes with the network that it began with: "
             f"use {run.folder.path / 'config.json'}, or another --out."
         ) from error
+    run.places = state.data
     return state.step
 
 
@@ -254,11 +259,14 @@ def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord]
 
 def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Tensor]:
     """The batches of this process from a step on."""
-    return batches(
+    stream = batches(
         start_batch=step * run.config.accumulate,
         process_index=run.process,
         num_processes=run.accelerator.num_processes,
     )
+    if isinstance(stream, ResumableBatches):
+        stream.go_on(run.places)
+    return stream
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
@@ -297,7 +305,9 @@ def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
     return finite
 
 
-def _save(run: _Run, step: int) -> None:
+def _save(run: _Run, step: int, stream: Iterator[Tensor]) -> None:
+    mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
+    everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
     if run.main:
         discriminator = run.objective.discriminator()
         state = RunState(
@@ -306,6 +316,7 @@ def _save(run: _Run, step: int) -> None:
             discriminator=discriminator.state_dict() if discriminator is not None else {},
             ema=run.ema.state_dict(),
             optimiser=run.optimiser.state_dict(),
+            data={lane: place for places in everyone for lane, place in places.items()},
         )
         save_state(state, run.folder.checkpoints, keep=run.config.keep_checkpoints)
     run.accelerator.wait_for_everyone()
