@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,11 +21,11 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
+from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
-from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, check_number, structure, unstructure
-from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
-from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, features, latent_layout
+from stepladder.configs import structure, unstructure
+from stepladder.decoders import LadderDecoder, build_network
+from stepladder.encoders import build_encoder, features
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
@@ -35,91 +35,14 @@ from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import NoiseKind, NoiseSource, ZeroNoise, generators
 from stepladder.sampling.sampler import sample
-from stepladder.sampling.scales import MAX_GAMMA
 from stepladder.sampling.stages import StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = [
     "Encoding",
-    "LadderConfig",
     "Tokenizer",
-    "TokenizerConfig",
 ]
-
-MAX_TILE = 2**16
-"""Longest side of a tile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LadderConfig:
-    """The ladder of scales. Sides are halved by the mean of 2x2 pixels, which is antialiased."""
-
-    num_stages: int = 3
-    """K; 1 is the ordinary full-resolution diffusion decoder."""
-    ends: list[float] | None = None
-    """Noise level at the end of each stage, falling to 0, as `stepladder schedule` proposes them; None for equal
-    steps."""
-    residuals: list[float] | None = None
-    """Standard deviation that the latent leaves open at the scale of each stage, as `stepladder schedule` measures it:
-    where stages draw, and the scale of what their network adds; None if it was not measured."""
-    gamma: float = MAX_GAMMA
-    """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
-
-    def __post_init__(self) -> None:
-        check_number(self.num_stages, 1, 8, name="Number of stages", usual="1 to 4")
-        if not 0 < self.gamma <= MAX_GAMMA:
-            raise ConfigError(
-                f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3."
-            )
-        for name, values in (("ends", self.ends), ("residuals", self.residuals)):
-            if values is not None and len(values) != self.num_stages:
-                raise ConfigError(
-                    f"Ladder {name} {list(values)} are not one number for each of {self.num_stages} stages. Set both "
-                    f"ladder.num_stages and ladder.{name}."
-                )
-        try:
-            self.schedule()
-        except ValueError as error:
-            raise ConfigError(f"Ladder: {error}") from error
-
-    def schedule(self) -> StageSchedule:
-        """The stages that these settings describe."""
-        uniform = StageSchedule.uniform(self.num_stages, self.gamma)
-        ends = self.ends or [stage.t_end for stage in uniform.stages]
-        return StageSchedule.from_ends(ends, gamma=self.gamma, residuals=self.residuals)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """Everything that defines a tokenizer but its weights."""
-
-    latent_channels: int = 16
-    """c of a grid latent, D of latent tokens."""
-    encoder: EncoderConfig = field(default_factory=ConvEncoderConfig)
-    """Images to features."""
-    bottleneck: BottleneckConfig = field(default_factory=PlainConfig)
-    """Features to a latent of unit scale."""
-    decoder: DecoderConfig = field(default_factory=ConvDecoderConfig)
-    """The network that denoises."""
-    ladder: LadderConfig = field(default_factory=LadderConfig)
-    """The scales that it climbs."""
-    steps_per_stage: int = 8
-    """Steps in each stage where a call names none."""
-    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-    """Guidance on the latent where a call names none."""
-    tile: int = 1024
-    """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
-    description: str = ""
-    """One line on what the weights were trained on, and their limits."""
-
-    def __post_init__(self) -> None:
-        check_between(self, 1, MAX_WIDTH, "latent_channels", where="Tokenizer", usual="4 to 64")
-        check_between(self, 1, MAX_STEPS, "steps_per_stage", where="Tokenizer", usual="1 to 64")
-        check_between(self, 0, MAX_TILE, "tile", where="Tokenizer", usual="512 to 2048; 0 for no tiles")
-
-    @property
-    def layout(self) -> Layout:
-        """How latents are laid out."""
-        return latent_layout(self.encoder, self.latent_channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +66,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """Builds a tokenizer with fresh weights; `from_pretrained` loads trained ones."""
         super().__init__()
         self.config = config
-        self.bottleneck: Any = build_bottleneck(config.bottleneck, config.latent_channels)
+        self.bottleneck = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
         self.decoder = LadderDecoder(build_network(config.decoder, config.layout), config.ladder.schedule())
         if self.decoder.network.tile_margin is not None:
@@ -169,7 +92,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     @property
     def codebook_size(self) -> int | None:
         """Number of codes of a quantised latent; None of a continuous one."""
-        return getattr(self.bottleneck, "codebook_size", None)
+        return self.bottleneck.codebook_size
 
     @property
     def side_multiple(self) -> int:
@@ -205,7 +128,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
         fitting = self.layout.fit(images.to(self.dtype))
-        out = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
+        out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )
@@ -219,6 +142,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
         noise: NoiseKind = "drawn",
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
@@ -231,14 +155,22 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
                 bound memory and show nowhere. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
+            sampler: How steps are taken, how much texture they may draw, and where they lie.
             noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit, or the
-                latent is not finite.
+            ValueError: If the latent, the seeds, the steps, the size, the tile, the guidance or the sampler do not
+                fit, or the latent is not finite.
         """
         *_, image = self.decode_progressively(
-            code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance, noise=noise
+            code,
+            seeds=seeds,
+            steps=steps,
+            size=size,
+            tile=tile,
+            guidance=guidance,
+            sampler=sampler,
+            noise=noise,
         )
         return image
 
@@ -252,6 +184,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
         noise: NoiseKind = "drawn",
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
@@ -272,7 +205,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             self.schedule,
             size=covered,
             generators=_noise(noise, seeds, latent),
-            grids=time_grids(self.schedule, counts),
+            grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
+            sampler=sampler,
             batch=latent.shape[0],
         ):
             scale = end.stage.downscale
@@ -310,7 +244,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(
                 f"Code indices reach from {low} to {high}. Accepted: 0 to {size - 1}. Encode with the same model."
             )
-        latent: Tensor = self.bottleneck.from_indices(indices.long())
+        latent = self.bottleneck.from_indices(indices.long())
         self.layout.check(latent)
         return latent
 
@@ -345,11 +279,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return found
 
     def network_evaluations(
-        self, steps: int | Sequence[int] | None = None, guidance: GuidanceConfig | float | None = None
+        self,
+        steps: int | Sequence[int] | None = None,
+        guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
     ) -> int:
-        """Network evaluations of a decode with such `steps` and `guidance`; the tokenizer's own by default."""
+        """Network evaluations of such a decode; `steps` and `guidance` are the tokenizer's own by default."""
         taken = self.steps_per_stage if steps is None else steps
-        return sum(self.decoder.evaluations(taken, self.guidance(guidance)))
+        return sum(self.decoder.evaluations(taken, self.guidance(guidance), sampler))
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""

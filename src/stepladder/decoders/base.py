@@ -31,6 +31,7 @@ from stepladder.sampling.guidance import GuidanceConfig, evaluations_per_stage, 
 from stepladder.sampling.path import clean_from_velocity
 from stepladder.sampling.scales import down, up
 from stepladder.sampling.stages import Stage, StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig, evaluation_times
 from stepladder.sampling.tiling import tiled
 
 __all__ = ["BoundNetwork", "Context", "DecoderNetwork", "LadderDecoder", "PredictionKind", "clean_from_prediction"]
@@ -217,14 +218,21 @@ class LadderDecoder(nn.Module):
                 "model that was trained with loss.context_dropout."
             )
 
-    def evaluations(self, steps: int | Sequence[int], guidance: GuidanceConfig = _NO_GUIDANCE) -> tuple[int, ...]:
+    def evaluations(
+        self, steps: int | Sequence[int], guidance: GuidanceConfig = _NO_GUIDANCE, sampler: SamplerConfig = EULER
+    ) -> tuple[int, ...]:
         """Network evaluations in each stage of a decode.
 
         Args:
             steps: Steps per stage, one number for all stages or one for each.
             guidance: Of the decode.
+            sampler: Of the decode.
         """
-        return evaluations_per_stage(guidance, self.schedule, time_grids(self.schedule, steps))
+        grids = time_grids(self.schedule, steps, sampler.shifts(self.schedule))
+        times = [
+            evaluation_times(stage, grid, sampler.kind) for stage, grid in zip(self.schedule.stages, grids, strict=True)
+        ]
+        return evaluations_per_stage(guidance, self.schedule, times)
 
     def _in_tiles(self, bound: BoundNetwork, tile: int) -> Denoiser:
         margin = self.network.tile_margin
