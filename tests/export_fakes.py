@@ -10,7 +10,8 @@ import torch
 
 from stepladder.export import Settings, export_model
 from stepladder.presets import tiny
-from stepladder.tokenizer import LadderConfig, Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny-onnx"
 

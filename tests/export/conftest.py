@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from export_fakes import GOLDEN, filled, handing_on
 
+from export_fakes import GOLDEN, filled, handing_on
 from stepladder.tokenizer import Tokenizer
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_fakes import filled, handing_on
 
+from export_fakes import filled, handing_on
 from stepladder.errors import ConfigError, ExportError, MissingDependencyError, OutputError
 from stepladder.export import Settings, export_model
 from stepladder.export.backends import Written, check_backend, open_written, write_graph
@@ -44,7 +44,9 @@ def test_a_difference_to_torch_is_an_error(context):
         features, initial = context.module(inputs)
         return [features, initial + 0.01]
 
-    with pytest.raises(ExportError, match=r"Output 'initial' of the exported graph 'context' differs from torch by 0.0"):
+    with pytest.raises(
+        ExportError, match=r"Output 'initial' of the exported graph 'context' differs from torch by 0.0"
+    ):
         check_graph(context, wrong)
 
 
@@ -166,5 +168,7 @@ def test_programs_of_torch_export_decode_as_eager_does(tmp_path):
     latent, noise = torch.randn(2, 4, 4, 2), [torch.randn(2, 3, 16, 8), torch.randn(2, 3, 32, 16)]
     (image,) = decode([latent, *noise])
     assert image.shape == (2, 3, 32, 16)
-    with pytest.raises(ConfigError, match=r"exported to 'torch' does not run without torch\. Accepted: onnx and openvino"):
+    with pytest.raises(
+        ConfigError, match=r"exported to 'torch' does not run without torch\. Accepted: onnx and openvino"
+    ):
         load(tmp_path / "out")

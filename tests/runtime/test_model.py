@@ -76,7 +76,9 @@ def test_what_does_not_fit_is_refused(model, images, change, text):
 
 @pytest.mark.parametrize("latent", [np.zeros((1, 3, 4, 4), np.float32), np.full((1, 4, 4, 4), np.nan, np.float32)])
 def test_a_latent_of_another_kind_is_refused(model, latent):
-    with pytest.raises(ValueError, match="does not fit tiny, or is not finite. Accepted: finite floats of a grid with 4"):
+    with pytest.raises(
+        ValueError, match=r"does not fit tiny, or is not finite\. Accepted: finite floats of a grid with 4"
+    ):
         model.decode(latent)
 
 
@@ -99,7 +101,9 @@ def test_settings_that_do_not_fit_are_refused(folder, change, text):
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is no exported model: manifest.json: No such file or directory. Accepted"):
+    with pytest.raises(
+        CheckpointError, match=r"is no exported model: manifest.json: No such file or directory. Accepted"
+    ):
         load(tmp_path)
 
 
@@ -109,7 +113,11 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         ('"format_version": 1', '"format_version": 9', "has format version 9. Accepted: 1."),
         ('"kind": "grid"', '"kind": "cube"', "cube"),
         ('"decoder.onnx"', '"../decoder.onnx"', "names a file elsewhere: '../decoder.onnx'. Export the model again."),
-        ('"gone.onnx"', '"gone.onnx"', "is damaged: its SHA-256 is not the one in manifest.json. Copy or export it again."),
+        (
+            '"gone.onnx"',
+            '"gone.onnx"',
+            "is damaged: its SHA-256 is not the one in manifest.json. Copy or export it again.",
+        ),
         ("{", "", "is damaged: it is not JSON"),
     ],
 )
@@ -126,7 +134,9 @@ def test_a_damaged_or_foreign_folder_is_refused(copy, old, new, text):
 
 def test_a_missing_graph_is_refused(copy):
     (copy / "stage1.onnx").unlink()
-    with pytest.raises(CheckpointError, match=r"Cannot read .*stage1.onnx: No such file or directory. Export the model"):
+    with pytest.raises(
+        CheckpointError, match=r"Cannot read .*stage1.onnx: No such file or directory. Export the model"
+    ):
         load(copy)
 
 
@@ -143,5 +153,7 @@ def test_a_graph_that_the_engine_does_not_take_is_one_line(copy):
 
 def test_a_missing_engine_names_the_command_that_installs_it(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"needs the package onnxruntime, which is not installed. .* pip install onnx"):
+    with pytest.raises(
+        ImportError, match=r"needs the package onnxruntime, which is not installed. .* pip install onnx"
+    ):
         load(folder).encode(np.zeros((1, 3, 8, 8), np.float32))
