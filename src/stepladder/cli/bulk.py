@@ -165,7 +165,7 @@ def encode(
     """
     if keep_size == (size is not None):
         raise ConfigError("Images need one of --size and --keep-size, and not both. Pass for example --size 256.")
-    place = pick_device(device)
+    place = pick_device(device or "auto")
     with_engine = _engine(engine, workers, address)
 
     from stepladder.bulk.jobs import encode as run
