@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from stepladder.data import CropConfig, ImageStream, open_source, stream_pieces, training_loader
 from stepladder.training.config.run import DataConfig
 
-__all__ = ["ResumableBatches", "image_batches"]
+__all__ = ["ResumableBatches", "image_batches", "next_batch", "to_device"]
 
 
 @runtime_checkable
@@ -45,3 +47,17 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
     if data.stream is not None:
         return partial(ImageStream, stream_pieces(data.train), data.stream, **shared)
     return partial(training_loader, open_source(data.train), **shared)
+
+
+@record_function("data")
+def next_batch(stream: Iterator[Tensor]) -> Tensor:
+    """Waits for the next batch."""
+    return next(stream)
+
+
+@record_function("copy")
+def to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
+    if batch.ndim == 4:
+        return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return batch.to(device, non_blocking=True)

@@ -19,11 +19,12 @@ from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DataLoaderConfiguration, gather_object
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
-from stepladder.training.batches import ResumableBatches
+from stepladder.training.batches import ResumableBatches, next_batch, to_device
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
@@ -97,15 +98,15 @@ def fit(
             rate = _set_rate(run.optimiser, learning_rate(config.optimiser, step, config.steps))
             losses = []
             for micro in range(config.accumulate):
-                batch = _to_device(next(stream), run.device)
+                batch = to_device(next_batch(stream), run.device)
                 seed = batch_seed(config.seed, step, micro, run.process)
                 with run.synchronised(micro == config.accumulate - 1):
-                    loss, parts = run.wrapped(batch, seed, step / config.steps)
-                    run.accelerator.backward(loss / config.accumulate)
+                    loss, parts = _forward(run, batch, seed, step / config.steps)
+                    _backward(run, loss / config.accumulate)
                 losses.append(parts)
             norms = _clip(run)
             finite = _optimise(run, norms)
-            run.ema.update(run.objective.model, step)
+            _average(run, step)
             step += 1
             journal.means.add(losses, norms["model"], finite)
             signal = interruption.noted(run.device)
@@ -275,12 +276,21 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
     return rate
 
 
-def _to_device(batch: Tensor, device: torch.device) -> Tensor:
-    if batch.ndim == 4:
-        return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return batch.to(device, non_blocking=True)
+# The parts of a step, by the names that a profiler sees (`training/profile.py`).
 
 
+@record_function("forward")
+def _forward(run: _Run, batch: Tensor, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    loss, parts = run.wrapped(batch, seed, progress)
+    return loss, parts
+
+
+@record_function("backward")
+def _backward(run: _Run, loss: Tensor) -> None:
+    run.accelerator.backward(loss)
+
+
+@record_function("clip")
 def _clip(run: _Run) -> dict[str, Tensor]:
     """Clips the gradient of each part, the discriminator's apart from the model's; the norms before."""
     parts: dict[str, list[nn.Parameter]] = {}
@@ -292,6 +302,7 @@ def _clip(run: _Run) -> dict[str, Tensor]:
     }
 
 
+@record_function("optimise")
 def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
     """Takes a step, unless a gradient is not finite; whether it did.
 
@@ -303,6 +314,11 @@ def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
     run.optimiser.step()
     run.optimiser.zero_grad(set_to_none=True)
     return finite
+
+
+@record_function("average")
+def _average(run: _Run, step: int) -> None:
+    run.ema.update(run.objective.model, step)
 
 
 def _save(run: _Run, step: int, stream: Iterator[Tensor]) -> None:
