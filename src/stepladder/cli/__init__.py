@@ -20,16 +20,16 @@ import typer
 from typer.core import TyperGroup
 
 from stepladder import __version__
-from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, schedule, train
-from stepladder.cli._output import explain, is_out_of_memory, print_text, say, smaller
+from stepladder.cli import benchmark, decode, demo, distill, encode, evaluate, info, reconstruct, schedule, train
+from stepladder.cli._output import explain, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
-from stepladder.memory import keep_freed_memory
+from stepladder.memory import is_out_of_memory, keep_freed_memory
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
-_EXTRA_OF = {"accelerate": "train"}
+_EXTRA_OF = {"accelerate": "train", "gradio": "page"}
 """What whole layers import, and the extra that it comes with; adapters say so themselves."""
 _LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
@@ -123,6 +123,7 @@ for command in (
     distill.distill,
     info.info,
     schedule.schedule,
+    demo.demo,
 ):
     app.command()(command)
 

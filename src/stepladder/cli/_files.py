@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from stepladder.cli._output import explain, is_out_of_memory, one_line, progress, say, shown, smaller
+from stepladder.cli._output import explain, one_line, progress, say, shown, smaller
 from stepladder.errors import ConfigError, ImageError, OutputError, StepladderError
+from stepladder.memory import is_out_of_memory
 
 __all__ = ["Found", "Outcome", "Work", "check_distinct", "check_outputs", "find_images", "for_each", "make_folder"]
 
