@@ -1,9 +1,12 @@
-"""Opens the page of `stepladder demo` in a headless Chromium and writes docs/images/page.png.
+"""Opens pages in a headless Chromium and writes pictures of them.
 
-    python docs/screenshot.py
+docs/images/page.png      the page of `stepladder demo` after a reconstruction
+docs/images/report.png    the report of the run behind `photo-f16-teacher`, from its records
 
-It needs Chromium and its driver (Debian: chromium, chromium-driver), and says how long the first stage and the whole
-image took from the click on.
+python docs/screenshot.py
+
+It needs Chromium and its driver (Debian: chromium, chromium-driver), and says how long after the click each stage was
+visible.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +27,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 import stepladder
 from stepladder.files import write_atomically
+from stepladder.training.report import Report
 
 WIDTH, HEIGHT = 1280, 900
-PICTURE = Path(__file__).resolve().parent / "images" / "page.png"
+ROOT = Path(__file__).resolve().parent.parent
 COLOURS = 192
-"""Of the picture: a palette keeps its file small."""
+"""Of a picture: a palette keeps its file small."""
 
 WATCH = """
 const begun = performance.now(), seen = window.seen = [];
@@ -45,22 +50,31 @@ document.querySelector('#start').click();
 
 
 def main() -> int:
-    """Writes the picture; returns the exit status."""
-    with serving("photo") as link, chromium() as browser:
-        browser.get(f"{link}?models=photo&example=astronaut")
-        wait_for(
-            browser, lambda: "Choose" in status(browser) and browser.find_elements(By.CSS_SELECTOR, "#picture img")
-        )
-        browser.execute_script(WATCH)
-        wait_for(browser, lambda: "Done" in status(browser))
-        time.sleep(1)  # the last picture is fetched and drawn
-        for stages, milliseconds in browser.execute_script("return window.seen"):
-            print(f"{stages} stages visible {milliseconds:.0f} ms after the click")
-        picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-    small = picture.quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG)
-    write_atomically(PICTURE, lambda place: small.save(place, "PNG", optimize=True), force=True)
-    print(f"{PICTURE.name}: {PICTURE.stat().st_size / 1024:.0f} KiB")
+    """Writes the pictures; returns the exit status."""
+    with chromium() as browser:
+        with serving("photo") as link:
+            browser.get(f"{link}?models=photo&example=astronaut")
+            wait_for(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#picture img"))
+            browser.execute_script(WATCH)
+            wait_for(browser, lambda: "Done" in status(browser))
+            time.sleep(1)  # the last picture is fetched and drawn
+            for stages, milliseconds in browser.execute_script("return window.seen"):
+                print(f"{stages} stages visible {milliseconds:.0f} ms after the click")
+            save(browser, "page.png")
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(shutil.copytree(ROOT / "models" / "photo-f16-teacher", Path(folder) / "photo-f16-teacher"))
+            Report(run).update(at_once=True)
+            browser.get((run / "report.html").as_uri())
+            save(browser, "report.png")
     return 0
+
+
+def save(browser: webdriver.Chrome, name: str) -> None:
+    """Writes what the browser shows to docs/images."""
+    picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    small, path = picture.quantize(COLOURS), ROOT / "docs" / "images" / name
+    write_atomically(path, lambda place: small.save(place, "PNG", optimize=True), force=True)
+    print(f"{name}: {path.stat().st_size / 1024:.0f} KiB")
 
 
 @contextlib.contextmanager
