@@ -7,11 +7,12 @@ ladder needs before decoding. A latent therefore does not depend on the ladder t
 share an encoder share latents.
 """
 
+import copy
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,105 +21,28 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
+from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
-from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, check_number, structure, unstructure
-from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
-from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, features, latent_layout
+from stepladder.configs import structure, unstructure
+from stepladder.decoders import LadderDecoder, build_network
+from stepladder.encoders import build_encoder, features
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
-from stepladder.sampling.grids import time_grids
+from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.sampling.randomness import generators
+from stepladder.sampling.randomness import NoiseKind, NoiseSource, ZeroNoise, generators
 from stepladder.sampling.sampler import sample
-from stepladder.sampling.scales import MAX_GAMMA
 from stepladder.sampling.stages import StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = [
     "Encoding",
-    "LadderConfig",
     "Tokenizer",
-    "TokenizerConfig",
 ]
-
-MAX_TILE = 2**16
-"""Longest side of a tile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LadderConfig:
-    """The ladder of scales. Sides are halved by the mean of 2x2 pixels, which is antialiased."""
-
-    num_stages: int = 3
-    """K; 1 is the ordinary full-resolution diffusion decoder."""
-    ends: list[float] | None = None
-    """Noise level at the end of each stage, falling to 0, as `stepladder schedule` proposes them; None for equal
-    steps."""
-    residuals: list[float] | None = None
-    """Standard deviation that the latent leaves open at the scale of each stage, as `stepladder schedule` measures it:
-    where stages draw, and the scale of what their network adds; None if it was not measured."""
-    gamma: float = MAX_GAMMA
-    """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
-
-    def __post_init__(self) -> None:
-        check_number(self.num_stages, 1, 8, name="Number of stages", usual="1 to 4")
-        if not 0 < self.gamma <= MAX_GAMMA:
-            raise ConfigError(
-                f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3."
-            )
-        for name, values in (("ends", self.ends), ("residuals", self.residuals)):
-            if values is not None and len(values) != self.num_stages:
-                raise ConfigError(
-                    f"Ladder {name} {list(values)} are not one number for each of {self.num_stages} stages. Set both "
-                    f"ladder.num_stages and ladder.{name}."
-                )
-        try:
-            self.schedule()
-        except ValueError as error:
-            raise ConfigError(f"Ladder: {error}") from error
-
-    def schedule(self) -> StageSchedule:
-        """The stages that these settings describe."""
-        uniform = StageSchedule.uniform(self.num_stages, self.gamma)
-        ends = self.ends or [stage.t_end for stage in uniform.stages]
-        return StageSchedule.from_ends(ends, gamma=self.gamma, residuals=self.residuals)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """Everything that defines a tokenizer but its weights."""
-
-    latent_channels: int = 16
-    """c of a grid latent, D of latent tokens."""
-    encoder: EncoderConfig = field(default_factory=ConvEncoderConfig)
-    """Images to features."""
-    bottleneck: BottleneckConfig = field(default_factory=PlainConfig)
-    """Features to a latent of unit scale."""
-    decoder: DecoderConfig = field(default_factory=ConvDecoderConfig)
-    """The network that denoises."""
-    ladder: LadderConfig = field(default_factory=LadderConfig)
-    """The scales that it climbs."""
-    steps_per_stage: int = 8
-    """Steps in each stage where a call names none."""
-    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-    """Guidance on the latent where a call names none."""
-    tile: int = 1024
-    """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
-    description: str = ""
-    """One line on what the weights were trained on, and their limits."""
-
-    def __post_init__(self) -> None:
-        check_between(self, 1, MAX_WIDTH, "latent_channels", where="Tokenizer", usual="4 to 64")
-        check_between(self, 1, MAX_STEPS, "steps_per_stage", where="Tokenizer", usual="1 to 64")
-        check_between(self, 0, MAX_TILE, "tile", where="Tokenizer", usual="512 to 2048; 0 for no tiles")
-
-    @property
-    def layout(self) -> Layout:
-        """How latents are laid out."""
-        return latent_layout(self.encoder, self.latent_channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +66,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """Builds a tokenizer with fresh weights; `from_pretrained` loads trained ones."""
         super().__init__()
         self.config = config
-        self.bottleneck: Any = build_bottleneck(config.bottleneck, config.latent_channels)
+        self.bottleneck = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
         self.decoder = LadderDecoder(build_network(config.decoder, config.layout), config.ladder.schedule())
         if self.decoder.network.tile_margin is not None:
@@ -168,7 +92,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     @property
     def codebook_size(self) -> int | None:
         """Number of codes of a quantised latent; None of a continuous one."""
-        return getattr(self.bottleneck, "codebook_size", None)
+        return self.bottleneck.codebook_size
 
     @property
     def side_multiple(self) -> int:
@@ -198,7 +122,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
         fitting = self.layout.fit(images.to(self.dtype))
-        out = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
+        out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )
@@ -212,6 +136,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
+        noise: NoiseKind = "drawn",
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
 
@@ -223,12 +149,23 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
                 bound memory and show nowhere. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
+            sampler: How steps are taken, how much texture they may draw, and where they lie.
+            noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit, or the
-                latent is not finite.
+            ValueError: If the latent, the seeds, the steps, the size, the tile, the guidance or the sampler do not
+                fit, or the latent is not finite.
         """
-        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance)
+        *_, image = self.decode_progressively(
+            code,
+            seeds=seeds,
+            steps=steps,
+            size=size,
+            tile=tile,
+            guidance=guidance,
+            sampler=sampler,
+            noise=noise,
+        )
         return image
 
     @torch.no_grad()
@@ -241,6 +178,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
+        noise: NoiseKind = "drawn",
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
@@ -250,9 +189,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
             raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
-        seeds = range(latent.shape[0]) if seeds is None else seeds
-        if len(seeds) != latent.shape[0]:
-            raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+        counts = steps_per_stage(self.schedule, self.steps_per_stage if steps is None else steps)
+        self._check_fused(counts)
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
         covered = self.layout.covers(padded)
@@ -260,11 +198,22 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             self.decoder.bind(padded, tile=side if max(covered) > side else 0, guidance=self.guidance(guidance)),
             self.schedule,
             size=covered,
-            generators=generators(seeds, latent.device),
-            grids=time_grids(self.schedule, self.steps_per_stage if steps is None else steps),
+            generators=_noise(noise, seeds, latent),
+            grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
+            sampler=sampler,
+            batch=latent.shape[0],
         ):
             scale = end.stage.downscale
             yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+
+    def fuse(self) -> Self:
+        """A copy for decodes of one step in each stage: what depends on time alone is computed once, here.
+
+        It decodes to the same images, up to rounding, and takes no other number of steps.
+        """
+        fused = copy.deepcopy(self)
+        fused.decoder.network.fuse(self.schedule)
+        return fused.requires_grad_(False)
 
     def latent_from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent of code indices, exactly as `encode` gave it beside them.
@@ -289,7 +238,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(
                 f"Code indices reach from {low} to {high}. Accepted: 0 to {size - 1}. Encode with the same model."
             )
-        latent: Tensor = self.bottleneck.from_indices(indices.long())
+        latent = self.bottleneck.from_indices(indices.long())
         self.layout.check(latent)
         return latent
 
@@ -324,11 +273,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return found
 
     def network_evaluations(
-        self, steps: int | Sequence[int] | None = None, guidance: GuidanceConfig | float | None = None
+        self,
+        steps: int | Sequence[int] | None = None,
+        guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
     ) -> int:
-        """Network evaluations of a decode with such `steps` and `guidance`; the tokenizer's own by default."""
+        """Network evaluations of such a decode; `steps` and `guidance` are the tokenizer's own by default."""
         taken = self.steps_per_stage if steps is None else steps
-        return sum(self.decoder.evaluations(taken, self.guidance(guidance)))
+        return sum(self.decoder.evaluations(taken, self.guidance(guidance), sampler))
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
@@ -348,7 +300,12 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         Args:
             save_directory: Made if it is not there.
             dtype: What weights are stored as; they are read back as float32.
+
+        Raises:
+            ValueError: If the tokenizer is fused.
         """
+        if self.decoder.network.fused:
+            raise ValueError("A fused tokenizer cannot be saved: weights were dropped. Save the one that it came from.")
         write_checkpoint(Path(save_directory), unstructure(self.config), self.state_dict(), dtype=dtype)
 
     @classmethod
@@ -382,6 +339,13 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
 
+    def _check_fused(self, steps: Sequence[int]) -> None:
+        if self.decoder.network.fused and set(steps) != {1}:
+            raise ValueError(
+                f"Steps {list(steps)} do not fit a fused tokenizer, which takes one in each stage. Pass steps=1, or "
+                "decode with the tokenizer that it came from."
+            )
+
     def _check_tile(self, tile: int) -> None:
         multiple = self.side_multiple
         if tile < 0 or tile % multiple:
@@ -396,3 +360,21 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
                 f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
             )
+
+
+def _noise(
+    kind: NoiseKind, seeds: Sequence[int] | None, latent: Float[Tensor, "b ..."]
+) -> list[torch.Generator] | NoiseSource:
+    """Where the noise of a decode of latents comes from.
+
+    Raises:
+        ValueError: If there is no seed for each latent, or there are seeds that nothing is drawn from.
+    """
+    if kind == "zero":
+        if seeds is not None:
+            raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
+        return ZeroNoise(latent.device)
+    seeds = range(latent.shape[0]) if seeds is None else seeds
+    if len(seeds) != latent.shape[0]:
+        raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+    return generators(seeds, latent.device)

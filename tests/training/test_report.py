@@ -89,7 +89,7 @@ def test_it_is_written_twice_a_minute_at_most_but_for_news(tmp_path, monkeypatch
 def test_it_shows_the_newest_numbers(tmp_path):
     page = write(
         tmp_path,
-        {"validation_psnr_db": {"draft": 20.0, "8": 25.126}, "skipped_steps": 2},
+        {"validation_psnr_db": {"initial": 20.0, "8": 25.126}, "skipped_steps": 2},
         {"step": 10, "seconds": 600.0, "loss": None, "skipped_steps": 1},
     )
     for name, value in {

@@ -94,7 +94,7 @@ def test_residuals_are_in_the_first_record_after_every_few_hundred_steps(make_co
 def test_rows_of_a_grid_have_captions():
     tokenizer = moved(presets.tiny())
     numbers, picture = reconstruct(tokenizer, images(2), steps=[1, 2])
-    assert set(numbers) == {"draft", "1", "2"}
+    assert set(numbers) == {"initial", "1", "2"}
     assert picture.size == (2 * 32 + 8, 4 * (16 + 32))
     for row in range(4):
         top = row * (16 + 32)

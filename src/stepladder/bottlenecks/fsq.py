@@ -18,14 +18,15 @@ It is own code, because vector-quantize-pytorch 1.32 cannot be built on the meta
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
+from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput
 from stepladder.bottlenecks.codes import MAX_CODES, code_statistics, from_rows, straight_through, to_rows
 from stepladder.errors import ConfigError
 
@@ -64,20 +65,18 @@ class FSQConfig:
             )
 
 
-class FSQBottleneck(nn.Module):
+class FSQBottleneck(Bottleneck):
     """Normalises, bounds and rounds."""
 
     def __init__(self, config: FSQConfig, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         if len(config.levels) != channels:
             raise ConfigError(
                 f"FSQ levels {config.levels} are {len(config.levels)} for a latent of {channels} channels. "
                 "Accepted: one for each channel. Set latent_channels or the levels."
             )
         self.config = config
-        self.in_channels = channels
         self.codebook_size = math.prod(config.levels)
-        self.scale = LatentScale(channels)
 
     def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns latent and indices; draws nothing."""
@@ -89,12 +88,12 @@ class FSQBottleneck(nn.Module):
             latent=from_rows(latent),
             loss=latent.new_zeros(()),
             indices=indices,
-            statistics=code_statistics(indices, self.codebook_size) if self.training else {},
+            statistics=code_statistics(indices, math.prod(self.config.levels)) if self.training else {},
         )
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent that `forward` gives beside these indices, each from 0 to `codebook_size` - 1."""
-        sizes = torch.tensor(self.config.levels, device=indices.device)
+        sizes = _constant(self.config.levels, indices)
         levels = indices[..., None] // self._place_values(indices) % sizes
         return from_rows(self._normalised(levels.float()))
 
@@ -105,9 +104,13 @@ class FSQBottleneck(nn.Module):
 
     def _top(self, like: Tensor) -> Tensor:
         """L - 1 of each channel."""
-        return torch.tensor([level - 1.0 for level in self.config.levels], device=like.device)
+        return _constant([level - 1.0 for level in self.config.levels], like)
 
     def _place_values(self, like: Tensor) -> Tensor:
         """1, L_1, L_1 L_2, ..."""
-        values = [math.prod(self.config.levels[:i]) for i in range(len(self.config.levels))]
-        return torch.tensor(values, device=like.device)
+        return _constant([math.prod(self.config.levels[:i]) for i in range(len(self.config.levels))], like)
+
+
+def _constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """On the device of a tensor, filled there: a copy from the host would make it wait."""
+    return torch.stack([torch.full((), value, device=like.device) for value in values])

@@ -20,7 +20,21 @@ import typer
 from typer.core import TyperGroup
 
 from stepladder import __version__
-from stepladder.cli import benchmark, decode, demo, distill, encode, evaluate, info, reconstruct, schedule, train
+from stepladder.cli import (
+    benchmark,
+    bulk,
+    decode,
+    demo,
+    distill,
+    encode,
+    evaluate,
+    export,
+    info,
+    reconstruct,
+    schedule,
+    serve,
+    train,
+)
 from stepladder.cli._output import explain, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
 from stepladder.memory import is_out_of_memory, keep_freed_memory
@@ -121,11 +135,14 @@ for command in (
     benchmark.benchmark,
     train.train,
     distill.distill,
+    export.export,
     info.info,
     schedule.schedule,
+    serve.serve,
     demo.demo,
 ):
     app.command()(command)
+app.add_typer(bulk.app)
 
 
 class _Talk(logging.Handler):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each, make_folder
-from stepladder.cli._models import describe_decode, describe_steps, load_model
+from stepladder.cli._models import describe_decode, describe_steps, load_model, pick_sampler
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     Batch,
@@ -19,9 +19,12 @@ from stepladder.cli._options import (
     Json,
     Model,
     OutFolder,
+    Sampler,
     Seed,
+    Shift,
     Size,
     Steps,
+    Texture,
     Tile,
 )
 from stepladder.cli._output import print_json, print_table, shown
@@ -42,7 +45,7 @@ Progressive = Annotated[
     bool,
     typer.Option(
         "--progressive",
-        help="Also write NAME-rung0.png, NAME-rung1.png ...: each rung of the ladder but the last, coarse first.",
+        help="Also write NAME-stage0.png, NAME-stage1.png ...: each stage of the ladder but the last, coarse first.",
     ),
 ]
 
@@ -61,6 +64,9 @@ def reconstruct(
     batch: Batch = 1,
     tile: Tile = None,
     guidance: Guidance = None,
+    sampler: Sampler = "euler",
+    texture: Texture = 1.0,
+    shift: Shift = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -81,11 +87,12 @@ def reconstruct(
 
     tokenizer, spec = load_model(model, device, steps)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
+    taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
-    rungs = {path: [_beside(stem, f"-rung{rung}.png") for rung in below] for path, stem in stems.items()}
-    _check(list(stems), [*outputs, *((path, rung) for path in stems for rung in rungs[path])], force=force)
+    stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}
+    _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
 
     def read(source: Path) -> "Image":
@@ -93,20 +100,22 @@ def reconstruct(
         return original if size is None else centre_crop_resize(original, size)
 
     def compute(originals: "list[Image]") -> "list[Reconstruction]":
-        return reconstruct_together(tokenizer, originals, seed=seed, steps=spec.steps, tile=side, guidance=guided)
+        return reconstruct_together(
+            tokenizer, originals, seed=seed, steps=spec.steps, tile=side, guidance=guided, sampler=taking
+        )
 
     def write(source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
         target, comparison = _beside(stems[source], ".png"), _beside(stems[source], "-compare.png")
         save_png(result.image, target, force=force)
         if compare:
             save_png(side_by_side([original, result.image]), comparison, force=force)
-        for rung, path in zip(result.rungs, rungs[source], strict=False):  # no paths unless they are asked for
-            save_png(rung, path, force=force)
+        for stage, path in zip(result.stages, stages[source], strict=False):  # no paths unless they are asked for
+            save_png(stage, path, force=force)
         return {
             "input": shown(source),
             "output": shown(target),
             "comparison": shown(comparison) if compare else None,
-            "rungs": [shown(path) for path in rungs[source]] if progressive else None,
+            "stages": [shown(path) for path in stages[source]] if progressive else None,
             "width": original.width,
             "height": original.height,
             "latent_shape": list(result.latent_shape),
@@ -122,7 +131,7 @@ def reconstruct(
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided),
+                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking),
                 "mean": _means(outcome.done),
                 "done": outcome.done,
                 "failed": outcome.failures("input"),

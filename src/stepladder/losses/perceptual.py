@@ -8,24 +8,23 @@ Reference: The Unreasonable Effectiveness of Deep Features (Zhang et al., 2018),
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FeaturePyramid", "feature_distance", "perceptual_distance"]
+from stepladder.nn.efficientnet import EfficientNetLite, FeaturePyramid, efficientnet_lite
+
+__all__ = ["FeaturePyramid", "feature_distance", "feature_network", "perceptual_distance"]
 
 
-class FeaturePyramid(Protocol):
-    """A frozen network that gives features of images in [-1, 1] at several scales."""
+def feature_network(*, device: torch.device | str = "cpu") -> EfficientNetLite:
+    """The frozen network of losses and discriminators, EfficientNet-Lite0.
 
-    channels: tuple[int, ...]
-    """Of each layer of `pyramid`."""
-
-    def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
-        """Features (B, c, h, w), fine first."""
-        ...
+    Raises:
+        MissingDependencyError: If its weights are not installed.
+    """
+    return efficientnet_lite(0, device=device)
 
 
 def perceptual_distance(

@@ -18,6 +18,7 @@ from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
 from stepladder.measure.metrics import psnr, quantise
 from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Reconstruction", "reconstruct", "reconstruct_together"]
@@ -29,8 +30,8 @@ class Reconstruction:
 
     image: Image.Image
     """Of the size of the original."""
-    rungs: tuple[Image.Image, ...]
-    """What the same decode had at each rung of the ladder below the last, coarse first; none for a ladder of one."""
+    stages: tuple[Image.Image, ...]
+    """What the same decode had at each stage of the ladder below the last, coarse first; none for a ladder of one."""
     latent_shape: tuple[int, ...]
     """Of one image, without the batch."""
     latent_bits: float
@@ -54,6 +55,7 @@ def reconstruct(
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
+    sampler: SamplerConfig = EULER,
 ) -> Reconstruction:
     """Encodes and decodes one image, on the device of the tokenizer.
 
@@ -64,12 +66,15 @@ def reconstruct(
         steps: Steps per stage; the tokenizer's own by default.
         tile: Side of the tiles of large stages, 0 for none; the tokenizer's own by default.
         guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
+        sampler: How steps are taken.
 
     Raises:
         ImageError: If the tokenizer does not take images of this size.
-        ConfigError: If it takes no such tiles or guidance.
+        ConfigError: If it takes no such tiles, guidance or sampler.
     """
-    (found,) = reconstruct_together(tokenizer, [image], seed=seed, steps=steps, tile=tile, guidance=guidance)
+    (found,) = reconstruct_together(
+        tokenizer, [image], seed=seed, steps=steps, tile=tile, guidance=guidance, sampler=sampler
+    )
     return found
 
 
@@ -81,13 +86,16 @@ def reconstruct_together(
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
+    sampler: SamplerConfig = EULER,
 ) -> list[Reconstruction]:
     """The same for images of one size in one batch; each takes the same seed, and its share of the time."""
     originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
     code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
     seeds = [seed] * len(images)
-    *rungs, last = tokenizer.decode_progressively(code, seeds=seeds, steps=steps, tile=tile, guidance=guidance)
+    *stages, last = tokenizer.decode_progressively(
+        code, seeds=seeds, steps=steps, tile=tile, guidance=guidance, sampler=sampler
+    )
     decoded = last.cpu()
     seconds = (time.perf_counter() - started) / len(images)
     values = psnr(quantise(decoded), quantise(originals)).tolist()
@@ -95,7 +103,7 @@ def reconstruct_together(
     return [
         Reconstruction(
             image=to_pil(image),
-            rungs=tuple(to_pil(rung[place]) for rung in rungs),
+            stages=tuple(to_pil(stage[place]) for stage in stages),
             latent_shape=tuple(code.latent.shape[1:]),
             latent_bits=numbers * value_bits(tokenizer.codebook_size),
             psnr_db=value if math.isfinite(value) else None,

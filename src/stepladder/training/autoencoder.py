@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -59,7 +58,7 @@ def _linear_rate_scale(config: TrainConfig) -> float:
 
 
 class TokenizerObjective(LadderObjective):
-    """The flow loss of the ladder, the perceptual distance, the draft if there is one, and what the bottleneck adds.
+    """Flow loss of the ladder, perceptual distance, error of the initial estimate, and what the bottleneck adds.
 
     Raises:
         ConfigError: If latents shall be dropped, and the decoder has no null latent.
@@ -87,14 +86,14 @@ class TokenizerObjective(LadderObjective):
             scale=config.time_scale,
             shift=config.time_shift,
         )
-        self.features: Any = features
+        self.features = features
         self.train_encoder = train_encoder
         tokenizer.encoder.requires_grad_(train_encoder)
         tokenizer.bottleneck.requires_grad_(train_encoder)
 
     def frozen(self) -> Iterable[nn.Module]:
         """The feature network, and an encoder that does not learn."""
-        if isinstance(self.features, nn.Module):
+        if self.features is not None:
             yield self.features
         if not self.train_encoder:
             yield self.tokenizer.encoder
@@ -124,6 +123,6 @@ class TokenizerObjective(LadderObjective):
         loss = torch.stack(parts.flow).sum() + coded.loss + config.perceptual_weight * parts.perceptual
         losses = {f"flow_{i}": part for i, part in enumerate(parts.flow)} | {"perceptual": parts.perceptual}
         if parts.initial is not None:
-            loss = loss + config.draft_weight * parts.initial
-            losses["draft"] = parts.initial
+            loss = loss + config.initial_weight * parts.initial
+            losses["initial"] = parts.initial
         return loss, {"total": loss, **losses, "bottleneck": coded.loss, **coded.statistics}

@@ -67,8 +67,6 @@ class Journal:
 
     def record(self, step: int, rate: float, findings: Findings | None, *, last: bool) -> None:
         """Writes a line, of the means since the last one; the report with it where there is news, or it is the last."""
-        if self._file is None:
-            return
         record = self.means.record(
             step=step,
             steps=self._folder.config.steps,
@@ -76,6 +74,8 @@ class Journal:
             rate=rate,
             findings=findings or Findings(),
         )
+        if self._file is None:
+            return
         self._file.write(record)
         log_record(self._trackers, record)
         with self.means.paused():
