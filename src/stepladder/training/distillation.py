@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepladder.data import CodedImages
 from stepladder.losses import (
     DiscriminatorHeads,
     FeaturePyramid,
@@ -33,6 +34,7 @@ from stepladder.sampling.denoiser import Denoiser
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
+from stepladder.training.coding import coded
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
 from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.objective import OptimiserGroup
@@ -125,13 +127,15 @@ class _DistillationObjective(LadderObjective):
         """The student's, and the teacher's decoder."""
         return (*super().networks(), self.teacher.decoder.network)
 
-    def denoisers(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Denoiser, Denoiser]:
-        """Student and teacher, both bound to the latents of the images."""
+    def denoisers(
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages
+    ) -> tuple[Float[Tensor, "b 3 H W"], Denoiser, Denoiser]:
+        """Images, and student and teacher, both bound to their latents."""
         student = self.tokenizer.decoder.network
         with torch.no_grad():
-            latent = self.tokenizer.bottleneck(self.tokenizer.encoder(images)).latent
-            teacher = self.teacher.decoder.bind(latent, guidance=self.guidance)
-        return student.bind(latent, draw_dropped(student, latent, 0.0)), teacher
+            images, code = coded(self.tokenizer, batch)
+            teacher = self.teacher.decoder.bind(code.latent, guidance=self.guidance)
+        return images, student.bind(code.latent, draw_dropped(student, code.latent, 0.0)), teacher
 
 
 class RegressObjective(_DistillationObjective):
@@ -150,10 +154,10 @@ class RegressObjective(_DistillationObjective):
         self.config = config
 
     def forward(
-        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages, seed: int, progress: float
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a batch of images in [-1, 1]; all noise follows from `seed`."""
-        student, teacher = self.denoisers(images)
+        images, student, teacher = self.denoisers(batch)
         rollout = shared_start_rollout(
             student,
             teacher,
@@ -201,11 +205,11 @@ class AdversarialObjective(_DistillationObjective):
         return [*super().optimiser_groups(), heads]
 
     def forward(
-        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages, seed: int, progress: float
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
         config = self.config
-        student, teacher = self.denoisers(images)
+        images, student, teacher = self.denoisers(batch)
         rollout = renoised_rollout(
             student,
             teacher,

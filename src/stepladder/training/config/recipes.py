@@ -53,8 +53,9 @@ class StartConfig:
 class LossConfig:
     """Weights of the loss."""
 
-    target: FlowTarget = "clean"
-    """What the flow loss compares: the clean estimate, the same weighted by noise level, or the velocity."""
+    target: Literal[FlowTarget, "initial"] = "clean"
+    """What is compared: the clean estimate of each stage ('clean'), the same weighted by noise level ('balanced'), the
+    velocity ('velocity'), or, to begin with, the decoder's initial estimate alone ('initial'), without any stage."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
     draft_weight: float = 0.25
