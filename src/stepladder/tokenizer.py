@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
-from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, check_number, structure, unstructure
-from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderDecoder, build_network
-from stepladder.encoders import ConvEncoderConfig, EncoderConfig, build_encoder, features, latent_layout
+from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, structure, unstructure
+from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderConfig, LadderDecoder, build_network
+from stepladder.encoders import ConvEncoderConfig, EncoderConfig, FrozenEncoder, build_encoder, features, latent_layout
+from stepladder.encoders.scale import check_scale
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
@@ -34,7 +35,6 @@ from stepladder.sampling.grids import time_grids
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generators
 from stepladder.sampling.sampler import sample
-from stepladder.sampling.scales import MAX_GAMMA
 from stepladder.sampling.stages import StageSchedule
 
 __all__ = [
@@ -46,45 +46,6 @@ __all__ = [
 
 MAX_TILE = 2**16
 """Longest side of a tile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LadderConfig:
-    """The ladder of scales. Sides are halved by the mean of 2x2 pixels, which is antialiased."""
-
-    num_stages: int = 3
-    """K; 1 is the ordinary full-resolution diffusion decoder."""
-    ends: list[float] | None = None
-    """Noise level at the end of each stage, falling to 0, as `stepladder schedule` proposes them; None for equal
-    steps."""
-    residuals: list[float] | None = None
-    """Standard deviation that the latent leaves open at the scale of each stage, as `stepladder schedule` measures it:
-    where stages draw, and the scale of what their network adds; None if it was not measured."""
-    gamma: float = MAX_GAMMA
-    """In-block correlation of the noise that a jump adds, in (0, 1/3]."""
-
-    def __post_init__(self) -> None:
-        check_number(self.num_stages, 1, 8, name="Number of stages", usual="1 to 4")
-        if not 0 < self.gamma <= MAX_GAMMA:
-            raise ConfigError(
-                f"Block correlation gamma {self.gamma} is outside (0, 1/3]. Leave it at its default, 1/3."
-            )
-        for name, values in (("ends", self.ends), ("residuals", self.residuals)):
-            if values is not None and len(values) != self.num_stages:
-                raise ConfigError(
-                    f"Ladder {name} {list(values)} are not one number for each of {self.num_stages} stages. Set both "
-                    f"ladder.num_stages and ladder.{name}."
-                )
-        try:
-            self.schedule()
-        except ValueError as error:
-            raise ConfigError(f"Ladder: {error}") from error
-
-    def schedule(self) -> StageSchedule:
-        """The stages that these settings describe."""
-        uniform = StageSchedule.uniform(self.num_stages, self.gamma)
-        ends = self.ends or [stage.t_end for stage in uniform.stages]
-        return StageSchedule.from_ends(ends, gamma=self.gamma, residuals=self.residuals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +207,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
         check_finite(latent)
+        if isinstance(self.encoder, FrozenEncoder):
+            check_scale(latent, self.bottleneck.scale.mean, self.bottleneck.scale.variance)
         full = self.layout.covers(latent)
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
@@ -333,6 +296,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
         digest = hashlib.sha256()
+        if isinstance(self.encoder, FrozenEncoder):
+            digest.update(self.encoder.identity().encode())
         if self.codebook_size is not None:  # levels are no weights
             digest.update(json.dumps(unstructure(self.config.bottleneck), sort_keys=True).encode())
         for module in (self.encoder, self.bottleneck):

@@ -10,17 +10,22 @@ Reference: https://huggingface.co/docs/datasets/image_dataset, https://arrow.apa
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stepladder.data.npy import from_npy
+from stepladder.data.npy import from_npy, to_npy
 from stepladder.errors import DataError, ImageError, MissingDependencyError
-from stepladder.files import parse_json
+from stepladder.files import parse_json, write_atomically
+from stepladder.images import to_png
+
+if TYPE_CHECKING:
+    from stepladder.data.pairs import CodedImages
 
 try:
     import pyarrow as pa
@@ -32,13 +37,15 @@ except ImportError as error:
         "Run pip install 'stepladder[train]'."
     ) from error
 
-__all__ = ["CACHE_BYTES", "FINGERPRINT_KEY", "ParquetImages", "ParquetPairs"]
+__all__ = ["CACHE_BYTES", "FINGERPRINT_KEY", "ParquetImages", "ParquetPairs", "write_pairs"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of row groups one source keeps in each process."""
 
 FINGERPRINT_KEY = b"stepladder.fingerprint"
 """Of the metadata of a file: JSON of the fingerprint of the encoder that made its latents."""
+_GROUP = 8
+"""Rows of a row group that is written: what is read for one image."""
 _LATENT = "latent"
 _USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
 
@@ -116,6 +123,40 @@ class ParquetPairs:
     def key(self, index: int) -> str:
         """File name and row: `train-0.parquet:17`."""
         return self._images.key(index)
+
+
+def write_pairs(path: Path, batches: Iterable[CodedImages], fingerprint: Sequence[float], *, force: bool) -> None:
+    """Writes images as PNG, and their latents in half precision beside them, to one file.
+
+    Args:
+        path: The file, written whole or not at all.
+        batches: Images in [-1, 1] and their raw latents.
+        fingerprint: Of the encoder.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        OutputError: If it exists and `force` is not set, or cannot be written.
+        DataError: If a latent is too large for half precision, or not finite.
+    """
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), (_LATENT, pa.binary())],
+        metadata={FINGERPRINT_KEY: json.dumps(list(fingerprint)).encode()},
+    )
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        for image, latent in zip(batch.images, batch.latents, strict=True):
+            half = latent.half()
+            if not half.isfinite().all():
+                raise DataError(
+                    f"Latent {len(rows)} of {path.name} is not finite in half precision; its largest value is "
+                    f"{latent.abs().max().item():.3g}. Accepted: up to 65,504. Use another encoder."
+                )
+            name = f"{len(rows):05}.png"
+            rows.append({"image": {"bytes": to_png(image), "path": name}, _LATENT: to_npy(half.numpy())})
+    table = pa.Table.from_pylist(rows, schema)
+    write_atomically(
+        path, lambda place: pq.write_table(table, place, row_group_size=_GROUP, compression="none"), force=force
+    )
 
 
 class _Column:

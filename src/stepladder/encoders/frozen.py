@@ -10,6 +10,7 @@ the first time, or by `FrozenEncoder.open`. Decoding never opens it.
     files    none: latents come from files, made by an encoder that is not here
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from stepladder.configs import check_between
 from stepladder.encoders.fingerprint import TOLERANCE, distance, fixed_image, take_fingerprint
+from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import CheckpointError, ConfigError
 
 __all__ = [
@@ -49,6 +51,8 @@ class OnnxEncoderConfig:
     """Values of black and white that it takes."""
     fingerprint: list[float] | None = None
     """Its raw latent of a fixed image, in the middle; measured when training starts."""
+    pipeline: PipelineScale | None = None
+    """How diffusion pipelines scale its raw latents; None if unknown."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, _MAX_STRIDE, "stride", where="Encoder", usual="8, 16 and 32")
@@ -77,6 +81,8 @@ class DiffusersEncoderConfig:
     """What is taken where it gives a distribution; `sample` draws with a seed that depends on the image alone."""
     fingerprint: list[float] | None = None
     """Its raw latent of a fixed image, in the middle; measured when training starts."""
+    pipeline: PipelineScale | None = None
+    """How diffusion pipelines scale its raw latents; read from the autoencoder when training starts."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, _MAX_STRIDE, "stride", where="Encoder", usual="8, 16 and 32")
@@ -93,12 +99,12 @@ class LatentFilesConfig:
     stride: int = 8
     """f, image side over latent side."""
     fingerprint: list[float] | None = None
-    """None: there is nothing to measure it with."""
+    """Its raw latent of a fixed image, in the middle, where the files say it."""
+    pipeline: PipelineScale | None = None
+    """How diffusion pipelines scale its raw latents; None if unknown."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, _MAX_STRIDE, "stride", where="Encoder", usual="8, 16 and 32")
-        if self.fingerprint is not None:
-            raise ConfigError("Encoder kind 'files' has a fingerprint, and no encoder to compare. Leave it out.")
 
 
 FrozenEncoderConfig: TypeAlias = OnnxEncoderConfig | DiffusersEncoderConfig | LatentFilesConfig
@@ -106,6 +112,9 @@ FrozenEncoderConfig: TypeAlias = OnnxEncoderConfig | DiffusersEncoderConfig | La
 
 class Encode(Protocol):
     """An encoder that is open: images in [-1, 1], of sides that fit, to raw latents on the same device."""
+
+    pipeline_scale: PipelineScale | None
+    """How pipelines scale them, where it says so."""
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]: ...
 
@@ -122,6 +131,10 @@ class FrozenEncoder(nn.Module):
         self.config = config
         self.channels = channels
         self._opened: _Opened | None = None
+
+    def identity(self) -> str:
+        """What the hash of a model says of its encoder: the fingerprint, or where there is none its name."""
+        return json.dumps(self.config.fingerprint or _name(self.config.source))
 
     @property
     def is_open(self) -> bool:
@@ -159,6 +172,12 @@ class FrozenEncoder(nn.Module):
             )
         self._opened = _Opened(encode)
 
+    @property
+    def pipeline_scale(self) -> PipelineScale | None:
+        """How pipelines scale its latents, as the configuration or the open encoder says; None if unknown."""
+        found = None if self._opened is None else self._opened.encode.pipeline_scale
+        return self.config.pipeline or found
+
     def measure_fingerprint(self) -> list[float]:
         """The fingerprint of the encoder, which is opened if it is not."""
         return take_fingerprint(self)
@@ -185,11 +204,14 @@ def same_encoder(one: object, other: object) -> bool:
     return _name(one.source) == _name(other.source)
 
 
-def kept(config: FrozenEncoderConfig, fingerprint: Sequence[float] | None) -> FrozenEncoderConfig:
+def kept(encoder: FrozenEncoder, fingerprint: Sequence[float] | None) -> FrozenEncoderConfig:
     """What a model says of its encoder: the fingerprint, and of a local path the name alone."""
-    local = not isinstance(config, LatentFilesConfig) and Path(config.source).exists()
-    named = replace(config, source=_name(config.source)) if local else config
-    return named if fingerprint is None else replace(named, fingerprint=list(fingerprint))
+    config = encoder.config
+    if not isinstance(config, LatentFilesConfig) and Path(config.source).expanduser().exists():
+        config = replace(config, source=_name(config.source))
+    if encoder.pipeline_scale is not None:
+        config = replace(config, pipeline=encoder.pipeline_scale)
+    return config if fingerprint is None else replace(config, fingerprint=list(fingerprint))
 
 
 class _Opened:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import CheckpointError, ImageError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class _OnnxEncoder:
         self._session = session
         self._input = session.get_inputs()[0].name
         self._black, self._white = image_range
+        self.pipeline_scale: PipelineScale | None = None
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         scaled = (images + 1) * ((self._white - self._black) / 2) + self._black

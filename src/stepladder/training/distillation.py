@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepladder.data import CodedImages
+from stepladder.encoders import FrozenEncoder
+from stepladder.errors import ConfigError
 from stepladder.losses import (
     DiscriminatorHeads,
     FeaturePyramid,
@@ -77,6 +79,7 @@ def distill(
     def objective() -> LadderObjective:
         teacher = Tokenizer.from_pretrained(config.teacher)
         student = make_student(teacher)
+        _open_encoder(student, config)
         rate = 1.0 if config.optimiser.linear_rate_scale is None else config.optimiser.linear_rate_scale
         match config.recipe:
             case RegressConfig() as recipe:
@@ -89,6 +92,17 @@ def distill(
                     return AdversarialObjective(student, teacher, recipe, wanted, linear_rate_scale=rate)
 
     return run_on_images(objective, config, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+
+
+def _open_encoder(student: Tokenizer, config: DistillConfig) -> None:
+    """Opens the frozen encoder of the teacher, where images shall be encoded by one."""
+    if isinstance(student.encoder, FrozenEncoder):
+        if not config.data.latents:
+            student.encoder.open(config.encoder)
+    elif config.encoder is not None:
+        raise ConfigError(
+            f"encoder '{config.encoder}' does not fit teacher '{config.teacher}', which holds its own. Leave it out."
+        )
 
 
 def make_student(teacher: Tokenizer) -> Tokenizer:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stepladder.bottlenecks import PlainBottleneck
 from stepladder.data import open_pairs, open_source, training_loader
-from stepladder.encoders import FrozenEncoder, LatentFilesConfig
+from stepladder.encoders import FrozenEncoder
 from stepladder.encoders.fingerprint import TOLERANCE, distance
 from stepladder.encoders.frozen import kept
 from stepladder.errors import ConfigError
@@ -36,9 +36,8 @@ def start_frozen(tokenizer: Tokenizer, config: TrainConfig) -> None:
             "they are. Accepted: 'plain'. Set tokenizer.bottleneck.kind to it."
         )
     fingerprint = _fingerprint(encoder, config.data)
-    named = kept(encoder.config, fingerprint)
-    if not isinstance(encoder.config, LatentFilesConfig):
-        encoder.config = replace(encoder.config, fingerprint=fingerprint)
+    named = kept(encoder, fingerprint)
+    encoder.config = replace(encoder.config, fingerprint=fingerprint)
     tokenizer.config = replace(tokenizer.config, encoder=named)
     if config.start.encoder_from is None:
         _measure_scale(tokenizer, config)

@@ -159,5 +159,7 @@ class DistillConfig(ImageRunConfig):
 
     teacher: str
     """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
+    encoder: str | None = None
+    """Where the frozen encoder of a teacher is that holds a decoder alone; by default where the teacher says."""
     recipe: RegressConfig | AdversarialConfig = field(default_factory=RegressConfig)
     """How it teaches."""
