@@ -25,7 +25,8 @@ from stepladder.errors import StepladderError
 from stepladder.measure.benchmarking import benchmark
 from stepladder.measure.contenders import Contender, tokenizer_contender
 from stepladder.presets import photo
-from stepladder.tokenizer import Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 
 LADDERS = (1, 2, 3, 4)
 """Scales, with one step on each."""

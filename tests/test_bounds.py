@@ -13,7 +13,8 @@ from stepladder.encoders import ConvEncoderConfig, MMDiTEncoderConfig
 from stepladder.errors import ConfigError, DataError
 from stepladder.models import parse_model_spec
 from stepladder.presets import tiny
-from stepladder.tokenizer import LadderConfig, Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 HUGE = 2**40
 FIELDS = [

@@ -9,7 +9,7 @@ from stepladder import presets
 from stepladder.bottlenecks import KLConfig
 from stepladder.configs import structure, unstructure
 from stepladder.errors import ConfigError
-from stepladder.tokenizer import TokenizerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

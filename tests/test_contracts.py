@@ -15,7 +15,7 @@ from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised, Denoiser
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.stages import StageSchedule
-from stepladder.tokenizer import LadderConfig, TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 LADDERS = [1, 2, 3]
 SIZES = [(1, 1), (37, 91), (64, 64)]
@@ -215,15 +215,15 @@ def test_an_image_encodes_alone_as_in_a_batch(config):
         torch.testing.assert_close(together[i : i + 1], tokenizer.encode(images[i : i + 1]).latent, atol=1e-4, rtol=0)
 
 
-def test_a_progressive_decode_gives_one_image_for_each_rung(config):
+def test_a_progressive_decode_gives_one_image_for_each_stage(config):
     tokenizer = built(config)
     scales = [stage.downscale for stage in tokenizer.schedule.stages]
     for size in sizes(config):
         code = tokenizer.encode(pictures(*size))
-        rungs = list(tokenizer.decode_progressively(code, steps=1))
-        assert [tuple(rung.shape) for rung in rungs] == [(2, 3, -(-size[0] // s), -(-size[1] // s)) for s in scales]
-        assert torch.equal(rungs[-1], tokenizer.decode(code, steps=1))
-        assert all(rung.abs().max() <= 1 for rung in rungs)
+        stages = list(tokenizer.decode_progressively(code, steps=1))
+        assert [tuple(stage.shape) for stage in stages] == [(2, 3, -(-size[0] // s), -(-size[1] // s)) for s in scales]
+        assert torch.equal(stages[-1], tokenizer.decode(code, steps=1))
+        assert all(stage.abs().max() <= 1 for stage in stages)
 
 
 def test_latents_do_not_depend_on_the_ladder_bit_for_bit(config):

@@ -23,7 +23,8 @@ from stepladder.configs import structure, unstructure
 from stepladder.errors import CheckpointError, ConfigError, DataError, StepladderError
 from stepladder.latents import read_latents
 from stepladder.models import parse_model_spec
-from stepladder.tokenizer import Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 
 FUZZ = settings(
     max_examples=60,

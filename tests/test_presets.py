@@ -10,7 +10,7 @@ from stepladder import Tokenizer, presets
 from stepladder.layouts import TokenLayout
 from stepladder.measure.profiling import count_flops
 from stepladder.presets import PRESETS
-from stepladder.tokenizer import TokenizerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 
 PAPER = {name: preset for name, preset in PRESETS.items() if name.startswith("paper")}
 
@@ -128,7 +128,7 @@ def test_parameters_of_the_paper_s_presets(name, encoder, decoder):
         ("imagenet64-base", [64]),
     ],
 )
-def test_rungs_have_the_sides_of_the_paper(name, sides):
+def test_stages_have_the_sides_of_the_paper(name, sides):
     tokenizer = on_meta(PRESETS[name]())
     assert isinstance(tokenizer.layout, TokenLayout)
     assert [tokenizer.layout.side // stage.downscale for stage in tokenizer.schedule.stages] == sides

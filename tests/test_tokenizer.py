@@ -16,7 +16,8 @@ from stepladder.encoders import ConvEncoderConfig
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.layouts import GridLayout
 from stepladder.models import ModelSpec, embedded_models, find_model, parse_model_spec
-from stepladder.tokenizer import Encoding, LadderConfig, Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 PACKAGE = Path(module.__file__).parent
 
@@ -86,7 +87,7 @@ def test_the_sign_of_a_zero_makes_no_other_encoder():
     assert len(found) == 1
 
 
-def test_a_decode_is_its_own_last_rung_and_follows_its_seeds(tokenizer, images):
+def test_a_decode_is_its_own_last_stage_and_follows_its_seeds(tokenizer, images):
     code = tokenizer.encode(images)
     assert code.size == (20, 30)
     assert code.latent.shape == (2, 16, 3, 4)
@@ -117,8 +118,8 @@ def test_tiles_are_the_tokenizer_s_own_unless_a_call_names_them(tokenizer, image
     assert (tokenizer.tile_side(0), tokenizer.tile_side(64)) == (0, 64)
     code = tokenizer.encode(images)
     assert torch.equal(tokenizer.decode(code, tile=1024), tokenizer.decode(code))
-    rungs = list(tokenizer.decode_progressively(code, tile=32))
-    assert torch.equal(rungs[-1], tokenizer.decode(code, tile=32))
+    stages = list(tokenizer.decode_progressively(code, tile=32))
+    assert torch.equal(stages[-1], tokenizer.decode(code, tile=32))
 
 
 def test_the_side_of_tiles_is_stored_and_read_back(tmp_path):

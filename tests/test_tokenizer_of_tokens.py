@@ -9,7 +9,8 @@ from stepladder import presets
 from stepladder.bottlenecks import FSQConfig, VQConfig
 from stepladder.errors import ConfigError, ImageError
 from stepladder.layouts import TokenLayout
-from stepladder.tokenizer import LadderConfig, Tokenizer
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import LadderConfig
 
 
 @pytest.fixture(scope="module")

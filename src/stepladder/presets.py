@@ -5,7 +5,7 @@ from dataclasses import replace
 from stepladder.bottlenecks import PlainConfig
 from stepladder.decoders import ConvDecoderConfig, MMDiTDecoderConfig
 from stepladder.encoders import ConvEncoderConfig, MMDiTEncoderConfig
-from stepladder.tokenizer import LadderConfig, TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 __all__ = [
     "PRESETS",

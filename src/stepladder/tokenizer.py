@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,11 +20,11 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stepladder.bottlenecks import BottleneckConfig, GaussianPosterior, PlainConfig, build_bottleneck
+from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
-from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, structure, unstructure
-from stepladder.decoders import ConvDecoderConfig, DecoderConfig, LadderConfig, LadderDecoder, build_network
-from stepladder.encoders import ConvEncoderConfig, EncoderConfig, FrozenEncoder, build_encoder, features, latent_layout
+from stepladder.configs import structure, unstructure
+from stepladder.decoders import LadderDecoder, build_network
+from stepladder.encoders import FrozenEncoder, build_encoder, features
 from stepladder.encoders.scale import check_scale
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
@@ -36,50 +36,12 @@ from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generators
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
+from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = [
     "Encoding",
-    "LadderConfig",
     "Tokenizer",
-    "TokenizerConfig",
 ]
-
-MAX_TILE = 2**16
-"""Longest side of a tile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """Everything that defines a tokenizer but its weights."""
-
-    latent_channels: int = 16
-    """c of a grid latent, D of latent tokens."""
-    encoder: EncoderConfig = field(default_factory=ConvEncoderConfig)
-    """Images to features."""
-    bottleneck: BottleneckConfig = field(default_factory=PlainConfig)
-    """Features to a latent of unit scale."""
-    decoder: DecoderConfig = field(default_factory=ConvDecoderConfig)
-    """The network that denoises."""
-    ladder: LadderConfig = field(default_factory=LadderConfig)
-    """The scales that it climbs."""
-    steps_per_stage: int = 8
-    """Steps in each stage where a call names none."""
-    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-    """Guidance on the latent where a call names none."""
-    tile: int = 1024
-    """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
-    description: str = ""
-    """One line on what the weights were trained on, and their limits."""
-
-    def __post_init__(self) -> None:
-        check_between(self, 1, MAX_WIDTH, "latent_channels", where="Tokenizer", usual="4 to 64")
-        check_between(self, 1, MAX_STEPS, "steps_per_stage", where="Tokenizer", usual="1 to 64")
-        check_between(self, 0, MAX_TILE, "tile", where="Tokenizer", usual="512 to 2048; 0 for no tiles")
-
-    @property
-    def layout(self) -> Layout:
-        """How latents are laid out."""
-        return latent_layout(self.encoder, self.latent_channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +65,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         """Builds a tokenizer with fresh weights; `from_pretrained` loads trained ones."""
         super().__init__()
         self.config = config
-        self.bottleneck: Any = build_bottleneck(config.bottleneck, config.latent_channels)
+        self.bottleneck = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
         self.decoder = LadderDecoder(build_network(config.decoder, config.layout), config.ladder.schedule())
         if self.decoder.network.tile_margin is not None:
@@ -129,7 +91,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     @property
     def codebook_size(self) -> int | None:
         """Number of codes of a quantised latent; None of a continuous one."""
-        return getattr(self.bottleneck, "codebook_size", None)
+        return self.bottleneck.codebook_size
 
     @property
     def side_multiple(self) -> int:
@@ -159,7 +121,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
         fitting = self.layout.fit(images.to(self.dtype))
-        out = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
+        out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )
@@ -252,7 +214,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(
                 f"Code indices reach from {low} to {high}. Accepted: 0 to {size - 1}. Encode with the same model."
             )
-        latent: Tensor = self.bottleneck.from_indices(indices.long())
+        latent = self.bottleneck.from_indices(indices.long())
         self.layout.check(latent)
         return latent
 

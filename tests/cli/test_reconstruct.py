@@ -60,7 +60,7 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
         "input": str(photos / "a.png"),
         "output": os.path.join("out", "a.png"),  # noqa: PTH118
         "comparison": None,
-        "rungs": None,
+        "stages": None,
         "width": 17,
         "height": 9,
         "latent_shape": [16, 2, 3],

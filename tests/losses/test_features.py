@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from stepladder.errors import MissingDependencyError
 from stepladder.images import centre_crop_resize, to_tensor
-from stepladder.losses import EfficientNetLite0, feature_network, perceptual_distance
+from stepladder.losses import EfficientNetLite0, FeaturePyramid, feature_network, perceptual_distance
 from stepladder.losses.features import _SameConv
 
 
-class Pixels:
+class Pixels(FeaturePyramid):
     """One layer of features, the image itself."""
 
     def pyramid(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -96,7 +96,7 @@ def test_the_distance_is_that_of_unit_vectors_averaged_over_places():
 
 
 def test_the_distance_is_the_mean_over_all_layers(images):
-    class Layers:
+    class Layers(FeaturePyramid):
         """The image, and features of two other scales."""
 
         def pyramid(self, images):

@@ -6,7 +6,15 @@ from typing import get_args
 import pytest
 import torch
 
-from stepladder.losses import NOISE_FLOOR_IN_TRAINING, FlowTarget, LocalTimes, draw_stages, ladder_loss, sigmoid_weight
+from stepladder.losses import (
+    NOISE_FLOOR_IN_TRAINING,
+    FeaturePyramid,
+    FlowTarget,
+    LocalTimes,
+    draw_stages,
+    ladder_loss,
+    sigmoid_weight,
+)
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
@@ -28,7 +36,7 @@ class Biased:
         return Denoised(clean)
 
 
-class Blurred:
+class Blurred(FeaturePyramid):
     """A pyramid of two scales."""
 
     def pyramid(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from stepladder.measure.benchmarking import BenchmarkRow, benchmark
 from stepladder.measure.contenders import Contender, Setting, single_pass_contender, tokenizer_contender
 from stepladder.measure.profiling import count_flops
 from stepladder.measure.summary import evaluation_gflop
-from stepladder.tokenizer import LadderConfig
+from stepladder.tokenizer_config import LadderConfig
 
 PEAK = 1e9
 CPU = torch.device("cpu")
@@ -166,8 +166,8 @@ def test_a_tokenizer_decodes_stage_after_stage(tokenizer):
     assert (contender.name, contender.steps_per_stage, contender.stages) == ("tiny", 3, 3)
     assert contender.decoder_parameters == sum(p.numel() for p in tokenizer.decoder.parameters())
     assert tokenizer_contender("tiny", tokenizer).steps_per_stage == tokenizer.steps_per_stage
-    rungs = list(contender.prepare(setting())())
-    assert [tuple(rung.shape) for rung in rungs] == [(2, 3, 16, 16), (2, 3, 32, 32), (2, 3, 64, 64)]
+    stages = list(contender.prepare(setting())())
+    assert [tuple(stage.shape) for stage in stages] == [(2, 3, 16, 16), (2, 3, 32, 32), (2, 3, 64, 64)]
 
 
 def test_a_benchmark_decodes_what_the_tokenizer_decodes(tokenizer):
@@ -180,8 +180,8 @@ def test_latent_tokens_are_decoded_at_the_one_size_that_they_describe(tokenizer)
     small = Tokenizer(presets.tiny_tokens()).eval()
     assert setting(size=32).latent(small.layout).shape == (2, 6, 4)
     contenders = [tokenizer_contender("tiny", tokenizer, 1), tokenizer_contender("small", small, 1)]
-    rungs = list(contenders[1].prepare(setting(size=32))())
-    assert [tuple(rung.shape) for rung in rungs] == [(2, 3, 8, 8), (2, 3, 16, 16), (2, 3, 32, 32)]
+    stages = list(contenders[1].prepare(setting(size=32))())
+    assert [tuple(stage.shape) for stage in stages] == [(2, 3, 8, 8), (2, 3, 16, 16), (2, 3, 32, 32)]
     assert [row.model for row in benchmark(contenders, sizes=(32,), repeats=1).rows] == ["tiny", "small"]
 
 

@@ -40,13 +40,13 @@ def test_it_is_what_encode_and_decode_give(tokenizer):
     assert not torch.equal(same, other)
 
 
-def test_its_rungs_are_those_of_the_same_decode(tokenizer):
+def test_its_stages_are_those_of_the_same_decode(tokenizer):
     image = Image.new("RGB", (17, 9), "teal")
     result = reconstruct(tokenizer, image, seed=5, steps=2)
     code = tokenizer.encode(to_tensor(image)[None])
-    *rungs, last = tokenizer.decode_progressively(code, seeds=[5], steps=2)
-    assert [rung.size for rung in result.rungs] == [(5, 3), (9, 5)]
-    assert all(np.array_equal(rung, to_pil(one[0])) for rung, one in zip(result.rungs, rungs, strict=True))
+    *stages, last = tokenizer.decode_progressively(code, seeds=[5], steps=2)
+    assert [stage.size for stage in result.stages] == [(5, 3), (9, 5)]
+    assert all(np.array_equal(stage, to_pil(one[0])) for stage, one in zip(result.stages, stages, strict=True))
     assert np.array_equal(result.image, to_pil(last[0]))
 
 

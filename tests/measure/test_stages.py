@@ -16,7 +16,7 @@ from stepladder.images import save_png, to_pil
 from stepladder.measure.stages import contributions, residuals, silenced
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
-from stepladder.tokenizer import LadderConfig
+from stepladder.tokenizer_config import LadderConfig
 
 MODELS = Path(__file__).parents[2] / "models"
 DEAD = {"photo": (0, 1), "photo-teacher": (0, 1)}

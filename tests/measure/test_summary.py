@@ -8,7 +8,8 @@ from stepladder.errors import ImageError
 from stepladder.measure.profiling import count_flops
 from stepladder.measure.summary import evaluation_gflop, summarise
 from stepladder.presets import paper_256_p16, photo, tiny, tiny_tokens
-from stepladder.tokenizer import LadderConfig, Tokenizer
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import LadderConfig
 
 
 def test_parameters_add_up_to_those_of_the_tokenizer():
@@ -64,6 +65,6 @@ def test_the_cost_of_latent_tokens_is_counted_for_no_other_size():
         evaluation_gflop(tiny_tokens())
 
 
-def test_rungs_of_the_paper_s_ladder_cost_what_the_documentation_says():
+def test_stages_of_the_paper_s_ladder_cost_what_the_documentation_says():
     # 16, 64 and 256 patches, and 128 latent tokens at each.
     assert evaluation_gflop(paper_256_p16()) == pytest.approx([23.9, 32.7, 69.8], abs=0.05)

@@ -17,7 +17,7 @@ from stepladder.sampling.guidance import GuidanceConfig, guided
 from stepladder.sampling.path import velocity_from_clean
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.stages import Stage, StageSchedule
-from stepladder.tokenizer import LadderConfig, TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 SCALES = [0.0, 0.5, 1.0, 2.0]
 LAST = StageSchedule.uniform(1).stages[0]
@@ -247,7 +247,7 @@ def test_a_tokenizer_decodes_with_its_own_guidance_and_a_number_changes_the_scal
     assert torch.equal(guided.decode(code, guidance=0.5), plain.decode(code, guidance=changed))
 
 
-def test_every_rung_of_a_guided_decode_is_guided():
+def test_every_stage_of_a_guided_decode_is_guided():
     tokenizer = tokens()
     code = a_code(tokenizer)
     pairs = zip(tokenizer.decode_progressively(code, guidance=2.0), tokenizer.decode_progressively(code), strict=True)

@@ -1,4 +1,4 @@
-"""Tiles: the same image as the whole, on every rung, without a seam."""
+"""Tiles: the same image as the whole, on every stage, without a seam."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down, up
 from stepladder.sampling.stages import Stage, StageSchedule
 from stepladder.sampling.tiling import Tile, tiled, tiles
-from stepladder.tokenizer import LadderConfig, TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 
 def built(num_stages: int = 3, stride: int = 8, prediction: str = "clean", tile: int = 1024) -> Tokenizer:
@@ -218,11 +218,11 @@ def test_an_image_in_tiles_is_the_whole_image_where_margins_cover_the_reach(num_
 
 
 @pytest.mark.usefixtures("exact")
-def test_every_rung_in_tiles_is_that_of_the_whole():
+def test_every_stage_in_tiles_is_that_of_the_whole():
     tokenizer = built()
     latent = a_latent(24, 20)
     whole, tiled = (list(tokenizer.decode_progressively(latent, steps=1, tile=side)) for side in (0, 32))
-    assert [rung.shape[2] for rung in tiled] == [48, 96, 192]
+    assert [stage.shape[2] for stage in tiled] == [48, 96, 192]
     assert torch.equal(tiled[0], whole[0])
     for a, b in zip(tiled[1:], whole[1:], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)

@@ -41,7 +41,7 @@ def note_dropped(network: DecoderNetwork, monkeypatch) -> list[Tensor | None]:
 # --------------------------------------------------------------------------------------------------------------- losses
 
 
-def test_without_a_draft_there_is_no_number_of_it_and_the_rest_adds_up():
+def test_without_an_initial_estimate_there_is_no_number_of_it_and_the_rest_adds_up():
     loss, losses = objective()(images(2), 0)
     assert set(losses) == {"total", "flow_0", "flow_1", "flow_2", "perceptual", "bottleneck"}
     wanted = losses["flow_0"] + losses["flow_1"] + losses["flow_2"] + losses["bottleneck"]
@@ -49,9 +49,9 @@ def test_without_a_draft_there_is_no_number_of_it_and_the_rest_adds_up():
     assert loss is losses["total"]
 
 
-def test_with_a_draft_its_loss_counts_by_its_weight():
-    loss, losses = objective(Tokenizer(presets.tiny()), draft_weight=0.5)(images(2), 0)
-    wanted = sum(losses[f"flow_{i}"] for i in range(3)) + 0.5 * losses["draft"]
+def test_with_an_initial_estimate_its_loss_counts_by_its_weight():
+    loss, losses = objective(Tokenizer(presets.tiny()), initial_weight=0.5)(images(2), 0)
+    wanted = sum(losses[f"flow_{i}"] for i in range(3)) + 0.5 * losses["initial"]
     torch.testing.assert_close(loss, wanted)
 
 

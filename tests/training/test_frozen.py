@@ -17,7 +17,8 @@ from stepladder.bottlenecks import KLConfig
 from stepladder.data import CodedImages, open_pairs, read_pair
 from stepladder.encoders import FrozenEncoder, LatentFilesConfig, OnnxEncoderConfig
 from stepladder.errors import ConfigError, OutputError
-from stepladder.tokenizer import Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.autoencoder import TokenizerObjective, train
 from stepladder.training.cache import cache_latents
 from stepladder.training.config import DistillConfig, LossConfig, RegressConfig, StartConfig
@@ -105,7 +106,7 @@ def test_a_run_on_files_validates_on_files_and_resumes_bit_for_bit(config, photo
     data = replace(config.data, validation=[str(photographs)], validation_images=2, validation_size=32)
     on_files = replace(cached(replace(config, data=data), tmp_path / "cache"), grid_every=5)
     whole = train(on_files, tmp_path / "whole")
-    assert read_records(tmp_path / "whole" / "records.jsonl")[-1]["validation_psnr_db"].keys() == {"draft", "1", "2"}
+    assert read_records(tmp_path / "whole" / "records.jsonl")[-1]["validation_psnr_db"].keys() == {"initial", "1", "2"}
     train(on_files, tmp_path / "parts", stop_after=5)
     parts = train(on_files, tmp_path / "parts", resume=True)
     for one, other in zip(*(Tokenizer.from_pretrained(f).state_dict().values() for f in (whole, parts)), strict=True):
@@ -158,7 +159,7 @@ def test_the_initial_estimate_learns_alone(config, tmp_path):
     assert learning == {id(p) for p in network.reader.parameters()}
     folder = train(replace(config, loss=LossConfig(target="initial", perceptual_weight=0.0)), tmp_path / "run")
     records = read_records(tmp_path / "run" / "records.jsonl")
-    assert records[-1]["losses"]["draft"] < records[0]["losses"]["draft"]
+    assert records[-1]["losses"]["initial"] < records[0]["losses"]["initial"]
     assert records[-1]["stage_residuals"] is None
     assert Tokenizer.from_pretrained(folder).decoder.network.out.weight.abs().max() == 0
 

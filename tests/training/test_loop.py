@@ -14,7 +14,7 @@ from stepladder.images import load_image
 from stepladder.losses import feature_network
 from stepladder.nn import transformer
 from stepladder.nn.embedding import ScalarEmbedding
-from stepladder.tokenizer import LadderConfig
+from stepladder.tokenizer_config import LadderConfig
 from stepladder.training.autoencoder import TokenizerObjective, train
 from stepladder.training.config import DataConfig, LossConfig, OptimiserConfig, load_config
 from stepladder.training.loop import learning_rate
@@ -28,7 +28,7 @@ def test_the_loss_falls_on_eight_images(make_config, tmp_path):
     train(make_config(steps=60, batch_size=8, optimiser=optimiser), tmp_path, on_record=found.append)
     losses = [record.loss for record in found]
     assert sum(losses[-5:]) < 0.2 * sum(losses[:5])
-    for part in ("flow_0", "flow_1", "flow_2", "draft"):
+    for part in ("flow_0", "flow_1", "flow_2", "initial"):
         assert found[-1].losses[part] < 0.5 * found[0].losses[part]
 
 
@@ -55,7 +55,7 @@ def test_the_run_folder_holds_what_the_page_says(make_config, photographs, tmp_p
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert [record["images_seen"] for record in records] == [8, 16, 24, 32]
     assert [record["validation_psnr_db"] is None for record in records] == [True, False, True, False]
-    assert set(records[3]["validation_psnr_db"]) == {"draft", "1", "2"}
+    assert set(records[3]["validation_psnr_db"]) == {"initial", "1", "2"}
     assert [record.step for record in shown] == [1, 2, 3, 4]
     grid = load_image(tmp_path / "grids" / "step-0000004.png")
     assert grid.size == (2 * 40 + 8, 4 * (16 + 40))  # originals, initial estimates, one step and two steps; captions
@@ -73,7 +73,7 @@ def test_the_perceptual_loss_is_taken_where_it_has_a_weight(make_config, tmp_pat
     (record,) = found
     assert record.losses["perceptual"] > 0
     flow = sum(value for name, value in record.losses.items() if name.startswith("flow_"))
-    wanted = flow + 0.5 * record.losses["perceptual"] + 0.25 * record.losses["draft"]
+    wanted = flow + 0.5 * record.losses["perceptual"] + 0.25 * record.losses["initial"]
     assert record.loss == pytest.approx(wanted, rel=1e-5)
 
 
@@ -184,13 +184,13 @@ def test_gradient_checkpointing_without_a_network_that_can_is_refused(make_confi
     assert not list(tmp_path.iterdir())
 
 
-def test_a_decoder_without_a_draft_is_validated_without_one(make_config, photographs, tmp_path):
+def test_a_decoder_without_an_initial_estimate_is_validated_without_one(make_config, photographs, tmp_path):
     data = replace(make_config().data, validation=[str(photographs)], validation_images=2, validation_size=32)
     found = []
     config = make_config(steps=1, tokenizer=presets.tiny_tokens(), data=data, grid_every=1)
     train(config, tmp_path, on_record=found.append)
     assert set(found[0].validation_psnr_db) == {"1", "2"}
-    assert "draft" not in found[0].losses
+    assert "initial" not in found[0].losses
     assert load_image(tmp_path / "grids" / "step-0000001.png").size == (2 * 32 + 8, 3 * (16 + 32))
 
 

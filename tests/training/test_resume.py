@@ -15,7 +15,7 @@ import torch
 
 import stepladder
 from stepladder.errors import CheckpointError, OutputError
-from stepladder.tokenizer import TokenizerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training import state
 from stepladder.training.autoencoder import train
 from stepladder.training.config import TrainConfig, dump

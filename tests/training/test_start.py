@@ -10,7 +10,7 @@ from stepladder.bottlenecks import KLConfig
 from stepladder.data import open_source, training_loader
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.measure.metrics import psnr, quantise
-from stepladder.tokenizer import LadderConfig
+from stepladder.tokenizer_config import LadderConfig
 from stepladder.training.autoencoder import train
 from stepladder.training.config import OptimiserConfig, StartConfig
 from stepladder.training.start import make_tokenizer
@@ -59,21 +59,21 @@ def test_fresh_weights_follow_from_the_seed_and_leave_the_global_state_alone(mak
     assert not torch.equal(first["encoder.stem.weight"], other["encoder.stem.weight"])
 
 
-def test_principal_components_start_with_a_good_draft_and_white_latents(make_config, source):
+def test_principal_components_start_with_a_good_initial_estimate_and_white_latents(make_config, source):
     config = make_config(start=StartConfig(principal_components=True))
     tokenizer = make_tokenizer(config).eval()
     images = torch.cat([next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))])
     code = tokenizer.encode(images)
-    draft = tokenizer.decoder.network.context(code.latent).initial
-    assert psnr(quantise(draft), quantise(images)).mean() > 35
+    initial = tokenizer.decoder.network.context(code.latent).initial
+    assert psnr(quantise(initial), quantise(images)).mean() > 35
     assert code.latent.mean(dim=(0, 2, 3)).abs().max() < 0.25
     assert code.latent.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.25
     fresh = make_tokenizer(make_config()).eval()
-    draft = fresh.decoder.network.context(fresh.encode(images).latent).initial
-    assert psnr(quantise(draft), quantise(images)).mean() < 20
+    initial = fresh.decoder.network.context(fresh.encode(images).latent).initial
+    assert psnr(quantise(initial), quantise(images)).mean() < 20
 
 
-def test_tokens_start_with_a_good_draft_and_white_latents(make_config, source):
+def test_tokens_start_with_a_good_initial_estimate_and_white_latents(make_config, source):
     config = make_config(start=StartConfig(principal_components=True), tokenizer=LINEAR_TOKENS)
     tokenizer = make_tokenizer(config).eval()
     images = next(training_loader(source, crop=config.data.crop, batch_size=8, seed=1))
@@ -81,12 +81,12 @@ def test_tokens_start_with_a_good_draft_and_white_latents(make_config, source):
     assert code.latent.shape == (8, 16, 16)
     assert code.latent.mean(dim=(0, 1)).abs().max() < 0.25
     assert code.latent.std(dim=(0, 1)).sub(1).abs().max() < 0.25
-    draft = tokenizer.decoder.network.context(code.latent).initial
-    assert psnr(quantise(draft), quantise(images)).mean() > 35
-    assert torch.allclose(tokenizer.decode(code, steps=1), draft.clamp(-1, 1), atol=1e-3)  # nothing is added yet
+    initial = tokenizer.decoder.network.context(code.latent).initial
+    assert psnr(quantise(initial), quantise(images)).mean() > 35
+    assert torch.allclose(tokenizer.decode(code, steps=1), initial.clamp(-1, 1), atol=1e-3)  # nothing is added yet
     fresh = make_tokenizer(replace(config, start=StartConfig())).eval()
-    draft = fresh.decoder.network.context(fresh.encode(images).latent).initial
-    assert psnr(quantise(draft), quantise(images)).mean() < 20
+    initial = fresh.decoder.network.context(fresh.encode(images).latent).initial
+    assert psnr(quantise(initial), quantise(images)).mean() < 20
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -106,13 +106,13 @@ def test_a_scale_that_is_trusted_moves_slowly(make_config):
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "draft"),
+    ("tokenizer", "initial"),
     [
         (presets.tiny(), "decoder.network.reader.linear.weight"),
         (LINEAR_TOKENS, "decoder.network.linear.weight"),
     ],
 )
-def test_layers_from_principal_components_learn_at_their_own_rate(make_config, tmp_path, tokenizer, draft):
+def test_layers_from_principal_components_learn_at_their_own_rate(make_config, tmp_path, tokenizer, initial):
     config = make_config(steps=1, start=StartConfig(principal_components=True), tokenizer=tokenizer)
     train(config, tmp_path)
     before = make_tokenizer(config).state_dict()
@@ -121,7 +121,7 @@ def test_layers_from_principal_components_learn_at_their_own_rate(make_config, t
     rate = 2e-3 / 2  # half warm: Adam's first step is as long as its rate
     assert moved["encoder.stem.weight"] < 1e-6  # its branch is silent still
     assert moved["encoder.out.weight"] == pytest.approx(rate, rel=0.05)
-    for name in ("encoder.linear.weight", draft):
+    for name in ("encoder.linear.weight", initial):
         assert moved[name] == pytest.approx(0.03 * rate, rel=0.05)
 
 

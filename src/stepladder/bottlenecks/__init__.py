@@ -2,8 +2,9 @@
 
 from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput, LatentScale, channel_dim
 from stepladder.bottlenecks.fsq import FSQBottleneck, FSQConfig
-from stepladder.bottlenecks.kl import GaussianPosterior, KLBottleneck, KLConfig
+from stepladder.bottlenecks.kl import KLBottleneck, KLConfig
 from stepladder.bottlenecks.plain import PlainBottleneck, PlainConfig
+from stepladder.bottlenecks.posterior import GaussianPosterior
 from stepladder.bottlenecks.vq import VQBottleneck, VQConfig
 
 __all__ = [

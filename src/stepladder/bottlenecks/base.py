@@ -6,12 +6,14 @@ the encoder trains, is frozen with it, and is stored in the checkpoint, so that 
 Features and latents are grids (B, c, h, w) or tokens (B, N, D); `channel_dim` says where the channels are.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from stepladder.bottlenecks.posterior import GaussianPosterior
 
 __all__ = ["Bottleneck", "BottleneckOutput", "LatentScale", "channel_dim"]
 
@@ -26,27 +28,10 @@ class BottleneckOutput:
     """What the bottleneck adds to the training loss; zero if nothing."""
     indices: Int[Tensor, "b ..."] | None = None
     """Code indices of a quantised bottleneck, (B, h, w) or (B, N), int64."""
-    posterior: object | None = None
+    posterior: GaussianPosterior | None = None
     """Distribution of the latent, of a variational bottleneck."""
     statistics: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     """Numbers about the batch for the records of training, by their names; empty in evaluation mode."""
-
-
-class Bottleneck(Protocol):
-    """Maps features of an encoder to a latent.
-
-    A quantised one has two more members: `codebook_size`, the number of codes, and `from_indices`, which gives for
-    `BottleneckOutput.indices` exactly the latent beside them.
-    """
-
-    @property
-    def in_channels(self) -> int:
-        """Channels that the encoder must deliver."""
-        ...
-
-    def __call__(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
-        """Encodes; a `generator` is needed only where training draws."""
-        ...
 
 
 def channel_dim(latent: Float[Tensor, "b ..."]) -> int:
@@ -104,3 +89,30 @@ class LatentScale(nn.Module):
         self.variance.lerp_(batch_variance + (1 - weight) * gap.square(), weight)
         self.mean.lerp_(batch_mean, weight)
         self.batches.add_(1)
+
+
+class Bottleneck(nn.Module, ABC):
+    """Maps features of an encoder to a latent."""
+
+    in_channels: int
+    """Channels that the encoder must deliver."""
+    codebook_size: int | None = None
+    """Number of codes of a quantised latent; None of a continuous one."""
+
+    def __init__(self, channels: int, *, in_channels: int | None = None) -> None:
+        """For latents of `channels` channels, from as many features unless `in_channels` says another number."""
+        super().__init__()
+        self.in_channels = channels if in_channels is None else in_channels
+        self.scale = LatentScale(channels)
+
+    @abstractmethod
+    def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
+        """Encodes; a `generator` is needed only where training draws."""
+
+    def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Exactly the latent that stands beside `BottleneckOutput.indices`, each from 0 to `codebook_size` - 1.
+
+        Raises:
+            ValueError: If the latent is continuous.
+        """
+        raise ValueError("A continuous latent has no code indices. Decode the latent as it is.")

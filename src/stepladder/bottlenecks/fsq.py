@@ -23,9 +23,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
+from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput
 from stepladder.bottlenecks.codes import MAX_CODES, code_statistics, from_rows, straight_through, to_rows
 from stepladder.errors import ConfigError
 
@@ -64,20 +64,18 @@ class FSQConfig:
             )
 
 
-class FSQBottleneck(nn.Module):
+class FSQBottleneck(Bottleneck):
     """Normalises, bounds and rounds."""
 
     def __init__(self, config: FSQConfig, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         if len(config.levels) != channels:
             raise ConfigError(
                 f"FSQ levels {config.levels} are {len(config.levels)} for a latent of {channels} channels. "
                 "Accepted: one for each channel. Set latent_channels or the levels."
             )
         self.config = config
-        self.in_channels = channels
         self.codebook_size = math.prod(config.levels)
-        self.scale = LatentScale(channels)
 
     def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns latent and indices; draws nothing."""
@@ -89,7 +87,7 @@ class FSQBottleneck(nn.Module):
             latent=from_rows(latent),
             loss=latent.new_zeros(()),
             indices=indices,
-            statistics=code_statistics(indices, self.codebook_size) if self.training else {},
+            statistics=code_statistics(indices, math.prod(self.config.levels)) if self.training else {},
         )
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:

@@ -11,13 +11,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from stepladder.bottlenecks.base import BottleneckOutput, LatentScale, channel_dim
+from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput, channel_dim
+from stepladder.bottlenecks.posterior import GaussianPosterior
 from stepladder.configs import check_between
-from stepladder.sampling.randomness import normal
 
-__all__ = ["GaussianPosterior", "KLBottleneck", "KLConfig"]
+__all__ = ["KLBottleneck", "KLConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +33,12 @@ class KLConfig:
         check_between(self, 0, 10**6, "weight", where="KL", usual="1e-6 to 1e-3")
 
 
-@dataclass(frozen=True, slots=True)
-class GaussianPosterior:
-    """Diagonal Gaussian over the latent before normalisation."""
-
-    mean: Float[Tensor, "b ..."]
-    log_variance: Float[Tensor, "b ..."]
-
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "b ..."]:
-        """One draw by reparametrisation: mean + sigma noise."""
-        return self.mean + (0.5 * self.log_variance).exp() * normal(self.mean.shape, generator).to(self.mean.dtype)
-
-    def divergence(self) -> Float[Tensor, ""]:
-        """KL divergence from the standard normal in nats, averaged over all values."""
-        return 0.5 * (self.mean.square() + self.log_variance.exp() - self.log_variance - 1).mean()
-
-
-class KLBottleneck(nn.Module):
+class KLBottleneck(Bottleneck):
     """Samples in training mode, takes the mean afterwards; both are normalised to unit scale."""
 
     def __init__(self, config: KLConfig, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels, in_channels=2 * channels)
         self.config = config
-        self.in_channels = 2 * channels
-        self.scale = LatentScale(channels)
 
     def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns latent, divergence and posterior.

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
+from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput
 
 __all__ = ["PlainBottleneck", "PlainConfig"]
 
@@ -20,14 +20,12 @@ class PlainConfig:
     """Which bottleneck."""
 
 
-class PlainBottleneck(nn.Module):
+class PlainBottleneck(Bottleneck):
     """Normalises, and nothing else."""
 
     def __init__(self, config: PlainConfig, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.config = config
-        self.in_channels = channels
-        self.scale = LatentScale(channels)
 
     def forward(self, features: Float[Tensor, "b ..."], generator: torch.Generator | None = None) -> BottleneckOutput:
         """Returns the normalised features; draws nothing."""

@@ -28,10 +28,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from stepladder.bottlenecks.base import BottleneckOutput, LatentScale
+from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput
 from stepladder.bottlenecks.codes import code_statistics, from_rows, straight_through, to_rows
 from stepladder.configs import check_between
 from stepladder.errors import ConfigError
@@ -67,18 +67,16 @@ class VQConfig:
             raise ConfigError(f"Dead-code fraction {self.dead_below} is outside [0, 1). Usual: 0.02; 0 for never.")
 
 
-class VQBottleneck(nn.Module):
+class VQBottleneck(Bottleneck):
     """Normalises, and takes the nearest code; in training mode, where gradients are taken, the codes follow."""
 
     codebook: Tensor
     usage: Tensor
 
     def __init__(self, config: VQConfig, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.config = config
-        self.in_channels = channels
         self.codebook_size = config.codebook_size
-        self.scale = LatentScale(channels)
         self.register_buffer("codebook", torch.randn(config.codebook_size, channels))
         self.register_buffer("usage", torch.zeros(config.codebook_size))
 
@@ -103,7 +101,7 @@ class VQBottleneck(nn.Module):
             latent=from_rows(straight_through(latent, smooth)),
             loss=self.config.commitment * F.mse_loss(smooth, latent),
             indices=indices,
-            statistics=code_statistics(indices, self.codebook_size) if self.training else {},
+            statistics=code_statistics(indices, self.config.codebook_size) if self.training else {},
         )
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -121,21 +119,21 @@ class VQBottleneck(nn.Module):
     def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Moves dead codes to vectors of the batch, each vector to one code only."""
         order = torch.randperm(vectors.shape[0], generator=generator, device=generator.device)
-        fresh = vectors[order[: self.codebook_size]]
+        fresh = vectors[order[: self.config.codebook_size]]
         if _several_processes():
             distributed.broadcast(fresh, src=0)
-        dead = self.usage < self.config.dead_below / self.codebook_size
+        dead = self.usage < self.config.dead_below / self.config.codebook_size
         rank = dead.cumsum(0) - 1  # of a code among the dead; there may be more of them than vectors
         moves = dead & (rank < fresh.shape[0])
         moved = fresh[rank.clamp(0, fresh.shape[0] - 1)]
         self.codebook.copy_(torch.where(moves[:, None], moved, self.codebook))
-        self.usage.masked_fill_(moves, 1 / self.codebook_size)
+        self.usage.masked_fill_(moves, 1 / self.config.codebook_size)
 
     @torch.no_grad()
     def _follow(self, vectors: Tensor, indices: Tensor) -> None:
         """One step of the moving averages."""
         ones = vectors.new_ones(vectors.shape[0], 1)
-        sums = vectors.new_zeros(self.codebook_size, vectors.shape[1] + 1)
+        sums = vectors.new_zeros(self.config.codebook_size, vectors.shape[1] + 1)
         sums.index_add_(0, indices, torch.cat([vectors, ones], dim=1))
         if _several_processes():
             distributed.all_reduce(sums)

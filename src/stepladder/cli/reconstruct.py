@@ -43,7 +43,7 @@ Progressive = Annotated[
     bool,
     typer.Option(
         "--progressive",
-        help="Also write NAME-rung0.png, NAME-rung1.png ...: each rung of the ladder but the last, coarse first.",
+        help="Also write NAME-stage0.png, NAME-stage1.png ...: each stage of the ladder but the last, coarse first.",
     ),
 ]
 
@@ -86,8 +86,8 @@ def reconstruct(
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
-    rungs = {path: [_beside(stem, f"-rung{rung}.png") for rung in below] for path, stem in stems.items()}
-    _check(list(stems), [*outputs, *((path, rung) for path in stems for rung in rungs[path])], force=force)
+    stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}
+    _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
 
     def read(source: Path) -> "Image":
@@ -102,13 +102,13 @@ def reconstruct(
         save_png(result.image, target, force=force)
         if compare:
             save_png(side_by_side([original, result.image]), comparison, force=force)
-        for rung, path in zip(result.rungs, rungs[source], strict=False):  # no paths unless they are asked for
-            save_png(rung, path, force=force)
+        for stage, path in zip(result.stages, stages[source], strict=False):  # no paths unless they are asked for
+            save_png(stage, path, force=force)
         return {
             "input": shown(source),
             "output": shown(target),
             "comparison": shown(comparison) if compare else None,
-            "rungs": [shown(path) for path in rungs[source]] if progressive else None,
+            "stages": [shown(path) for path in stages[source]] if progressive else None,
             "width": original.width,
             "height": original.height,
             "latent_shape": list(result.latent_shape),

@@ -2,7 +2,6 @@
 
 from stepladder.decoders.base import BoundNetwork, Context, DecoderNetwork, LadderDecoder
 from stepladder.decoders.convolutional import ConvDecoder, ConvDecoderConfig
-from stepladder.decoders.ladder import LadderConfig
 from stepladder.decoders.mmdit import MMDiTDecoder, MMDiTDecoderConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, Layout, TokenLayout
@@ -14,7 +13,6 @@ __all__ = [
     "ConvDecoderConfig",
     "DecoderConfig",
     "DecoderNetwork",
-    "LadderConfig",
     "LadderDecoder",
     "MMDiTDecoder",
     "MMDiTDecoderConfig",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.errors import MissingDependencyError
+from stepladder.losses.perceptual import FeaturePyramid
 from stepladder.nn.blocks import channels_last
 
 __all__ = ["EfficientNetLite0", "feature_network"]
@@ -74,7 +75,7 @@ def feature_network(*, device: torch.device | str = "cpu") -> "EfficientNetLite0
     return channels_last(network.to(device)).eval().requires_grad_(False)
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(FeaturePyramid):
     """Images (B, 3, H, W) in [-1, 1], H and W at least 32, to features."""
 
     name = "efficientnet_lite0"

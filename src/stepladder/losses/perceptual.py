@@ -7,25 +7,25 @@ with f the features at one position. It is the shape of LPIPS with unit weights.
 Reference: The Unreasonable Effectiveness of Deep Features (Zhang et al., 2018), https://arxiv.org/abs/1801.03924
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["FeaturePyramid", "feature_distance", "perceptual_distance"]
 
 
-class FeaturePyramid(Protocol):
+class FeaturePyramid(nn.Module, ABC):
     """A frozen network that gives features of images in [-1, 1] at several scales."""
 
     channels: tuple[int, ...]
     """Of each layer of `pyramid`."""
 
+    @abstractmethod
     def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
         """Features (B, c, h, w), fine first."""
-        ...
 
 
 def perceptual_distance(

@@ -29,8 +29,8 @@ class Reconstruction:
 
     image: Image.Image
     """Of the size of the original."""
-    rungs: tuple[Image.Image, ...]
-    """What the same decode had at each rung of the ladder below the last, coarse first; none for a ladder of one."""
+    stages: tuple[Image.Image, ...]
+    """What the same decode had at each stage of the ladder below the last, coarse first; none for a ladder of one."""
     latent_shape: tuple[int, ...]
     """Of one image, without the batch."""
     latent_bits: float
@@ -87,7 +87,7 @@ def reconstruct_together(
     started = time.perf_counter()
     code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
     seeds = [seed] * len(images)
-    *rungs, last = tokenizer.decode_progressively(code, seeds=seeds, steps=steps, tile=tile, guidance=guidance)
+    *stages, last = tokenizer.decode_progressively(code, seeds=seeds, steps=steps, tile=tile, guidance=guidance)
     decoded = last.cpu()
     seconds = (time.perf_counter() - started) / len(images)
     values = psnr(quantise(decoded), quantise(originals)).tolist()
@@ -95,7 +95,7 @@ def reconstruct_together(
     return [
         Reconstruction(
             image=to_pil(image),
-            rungs=tuple(to_pil(rung[place]) for rung in rungs),
+            stages=tuple(to_pil(stage[place]) for stage in stages),
             latent_shape=tuple(code.latent.shape[1:]),
             latent_bits=numbers * value_bits(tokenizer.codebook_size),
             psnr_db=value if math.isfinite(value) else None,

@@ -15,7 +15,8 @@ from stepladder.encoders import FrozenEncoderConfig
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised
-from stepladder.tokenizer import Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = ["COUNTED_SIDE", "ModelSummary", "StageSummary", "counted_side", "evaluation_gflop", "summarise"]
 
@@ -25,7 +26,7 @@ COUNTED_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageSummary:
-    """One rung of the ladder."""
+    """One stage of the ladder."""
 
     downscale: int
     """Image side over the side of this stage."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -64,7 +63,7 @@ def _linear_rate_scale(config: TrainConfig) -> float:
 
 
 class TokenizerObjective(LadderObjective):
-    """The flow loss of the ladder, the perceptual distance, the draft if there is one, and what the bottleneck adds.
+    """Flow loss of the ladder, perceptual distance, error of the initial estimate, and what the bottleneck adds.
 
     Raises:
         ConfigError: If latents shall be dropped, and the decoder has no null latent.
@@ -98,7 +97,7 @@ class TokenizerObjective(LadderObjective):
             scale=config.time_scale,
             shift=config.time_shift,
         )
-        self.features: Any = features
+        self.features = features
         self.train_encoder = train_encoder
         tokenizer.encoder.requires_grad_(train_encoder)
         tokenizer.bottleneck.requires_grad_(train_encoder)
@@ -109,7 +108,7 @@ class TokenizerObjective(LadderObjective):
 
     def frozen(self) -> Iterable[nn.Module]:
         """The feature network, and an encoder that does not learn."""
-        if isinstance(self.features, nn.Module):
+        if self.features is not None:
             yield self.features
         if not self.train_encoder:
             yield self.tokenizer.encoder
@@ -141,8 +140,8 @@ class TokenizerObjective(LadderObjective):
         loss = torch.stack(parts.flow).sum() + code.loss + config.perceptual_weight * parts.perceptual
         losses = {f"flow_{i}": part for i, part in enumerate(parts.flow)} | {"perceptual": parts.perceptual}
         if parts.initial is not None:
-            loss = loss + config.draft_weight * parts.initial
-            losses["draft"] = parts.initial
+            loss = loss + config.initial_weight * parts.initial
+            losses["initial"] = parts.initial
         return loss, {"total": loss, **losses, "bottleneck": code.loss, **code.statistics}
 
     def _initial_loss(
@@ -156,5 +155,5 @@ class TokenizerObjective(LadderObjective):
         if self.features is not None:
             perceptual = perceptual_distance(self.features, initial, images).mean()
         loss = error + config.perceptual_weight * perceptual + code.loss
-        losses = {"draft": error, "perceptual": perceptual, "bottleneck": code.loss}
+        losses = {"initial": error, "perceptual": perceptual, "bottleneck": code.loss}
         return loss, {"total": loss, **losses, **code.statistics}

@@ -10,7 +10,6 @@ A teacher may be guided. The student is not: what it learns is where guidance le
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -127,14 +126,14 @@ class _DistillationObjective(LadderObjective):
         self.teacher = teacher.eval().requires_grad_(False)
         self.guidance = teacher.config.guidance if guidance is None else guidance
         teacher.decoder.check_guidance(self.guidance)
-        self.features: Any = features
+        self.features = features
         student.encoder.requires_grad_(False)
         student.bottleneck.requires_grad_(False)
 
     def frozen(self) -> Iterable[nn.Module]:
         """All but the student's decoder and the discriminator."""
         yield from (self.teacher, self.tokenizer.encoder, self.tokenizer.bottleneck)
-        if isinstance(self.features, nn.Module):
+        if self.features is not None:
             yield self.features
 
     def networks(self) -> tuple[nn.Module, ...]:
@@ -195,6 +194,8 @@ class AdversarialObjective(_DistillationObjective):
     pass carries their sum through the student. Discriminator and student learn from the same batch; the heads see the
     image without its history, and the student sees the heads as constants.
     """
+
+    features: FeaturePyramid
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """What a run asks of the machine: compiled networks, activations computed again, operations counted."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -17,7 +17,15 @@ _RECOMPILE_LIMIT = 64
 and without: 8 stages (the most) x 2 networks x 2, twice over."""
 
 
-def recomputing(objective: Objective, config: RunConfig) -> list[Any]:
+@runtime_checkable
+class Recomputing(Protocol):
+    """A network that may compute its activations again instead of keeping them, where it can."""
+
+    can_checkpoint: ClassVar[bool]
+    checkpointing: bool
+
+
+def recomputing(objective: Objective, config: RunConfig) -> list[Recomputing]:
     """The networks that shall compute their activations again instead of keeping them.
 
     Raises:
@@ -25,7 +33,9 @@ def recomputing(objective: Objective, config: RunConfig) -> list[Any]:
     """
     if not config.gradient_checkpointing:
         return []
-    networks = [network for network in objective.networks() if getattr(network, "can_checkpoint", False)]
+    networks: list[Recomputing] = [
+        each for each in objective.networks() if isinstance(each, Recomputing) and each.can_checkpoint
+    ]
     if not networks:
         raise ConfigError(
             "gradient_checkpointing is true, and no network of this run can compute its activations again. Accepted: "

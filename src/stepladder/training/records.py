@@ -38,8 +38,8 @@ class StepRecord:
     skipped_steps: int = 0
     """Steps since the line before that were left out, because their gradient was not finite."""
     validation_psnr_db: dict[str, float] | None = None
-    """PSNR of the averaged weights on the validation images, by steps per stage; 'draft' is the initial estimate, where
-    the decoder makes one."""
+    """PSNR of the averaged weights on the validation images, by steps per stage; 'initial' is the initial estimate,
+    where the decoder makes one."""
     stage_residuals: list[float] | None = None
     """Standard deviation of what the network adds at each stage, coarse first, on [-1, 1]."""
 
@@ -98,7 +98,7 @@ def row_title(name: str) -> str:
     match name:
         case "original":
             return name
-        case "draft":
+        case "initial":
             return "initial estimate"
         case _:
             return f"{name} step per stage" if name == "1" else f"{name} steps per stage"

@@ -12,7 +12,8 @@ from stepladder.encoders import FrozenEncoderConfig, same_encoder
 from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
 from stepladder.sampling.randomness import generator
-from stepladder.tokenizer import Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.config import TrainConfig
 from stepladder.training.frozen import start_frozen
 
@@ -98,7 +99,7 @@ def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
 
 
 def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) -> None:
-    """Makes encoder and draft a linear block code of the training images."""
+    """Makes encoder and initial estimate a linear block code of the training images."""
     linear, network = tokenizer.encoder.linear, tokenizer.decoder.network
     if linear is None or network.linear is None:
         raise ConfigError(

@@ -146,7 +146,7 @@ def reconstruct(
             padded = tokenizer.decoder.network.context(code.latent).initial
         if padded is not None:
             initial = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
-            rows.setdefault("draft", []).append(initial)
+            rows.setdefault("initial", []).append(initial)
         for count in steps:
             rows.setdefault(str(count), []).append(tokenizer.decode(code, seeds=[seed], steps=count))
     references = quantise(torch.cat(rows["original"]))

@@ -7,7 +7,7 @@ from typing import Literal
 from stepladder.errors import ConfigError
 from stepladder.losses import FlowTarget, FlowWeighting, TimeDistribution, check_teacher_steps
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.tokenizer import TokenizerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.config.checks import check_at_least, check_share
 from stepladder.training.config.run import ImageRunConfig
 
@@ -58,7 +58,7 @@ class LossConfig:
     velocity ('velocity'), or, to begin with, the decoder's initial estimate alone ('initial'), without any stage."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
-    draft_weight: float = 0.25
+    initial_weight: float = 0.25
     """Weight of the squared error of the initial estimate of the image, where the decoder makes one."""
     time_distribution: TimeDistribution = "uniform"
     """How local times are drawn: 'uniform', or 'logit-normal', which looks more often at the middle of each stage."""
@@ -86,7 +86,7 @@ class LossConfig:
             raise ConfigError(f"loss.weighting_bias {self.weighting_bias} is outside [-20, 20]. Usual value: -3.")
         if not 0 <= self.context_dropout <= 1:
             raise ConfigError(f"loss.context_dropout {self.context_dropout} is outside [0, 1]. Usual value: 0.1.")
-        check_at_least(self, 0, "perceptual_weight", "draft_weight", where="loss")
+        check_at_least(self, 0, "perceptual_weight", "initial_weight", where="loss")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 from stepladder.data import CropConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
-from stepladder.tokenizer import TokenizerConfig
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.config.recipes import TrainConfig
 from stepladder.training.config.run import DataConfig
 
