@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ pytest.importorskip("onnxruntime")
 
 from frozen_fakes import CHANNELS, write_onnx_encoder
 from stepladder.encoders import FrozenEncoder, OnnxEncoderConfig
+from stepladder.latents import read_latents
 from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
 
@@ -69,6 +71,45 @@ def test_a_missing_encoder_another_one_and_a_needless_one_are_refused(refused, m
 def test_info_says_which_encoder_the_latents_are_of(run, decoder):
     assert "the-encoder.onnx" in run("info", decoder).stdout
     assert json.loads(run("info", decoder, "--json").stdout)["encoder"] == "onnx: the-encoder.onnx"
+
+
+def test_raw_latents_in_a_npy_file_decode_as_those_of_images(run, decoder, encoder, photos, tmp_path):
+    named = ("--model", decoder, "--encoder", encoder)
+    run("encode", photos / "b.jpg", "--out", "z.safetensors", *named)
+    run("decode", "z.safetensors", "--out", "own")
+    tokenizer = Tokenizer.from_pretrained(decoder)
+    (unit,) = read_latents(tmp_path / "z.safetensors").latents
+    raw = tokenizer.foreign_latents(unit.values[None])
+    np.save(tmp_path / "b.npy", raw.numpy())
+    assert run("decode", "b.npy", "--from", "raw", "--model", decoder, "--out", "raw").exit_code == 0
+    assert (tmp_path / "raw/b.png").read_bytes() == (tmp_path / "own/b.png").read_bytes()
+    np.save(tmp_path / "two.npy", torch.cat([raw, raw]).numpy())
+    run("decode", "two.npy", "--from", "raw", "--model", decoder, "--out", "raw")
+    assert (tmp_path / "raw/two-0001.png").read_bytes() == (tmp_path / "own/b.png").read_bytes()
+
+
+def test_latents_of_elsewhere_that_cannot_be_decoded_are_refused(refused, model, decoder, tmp_path):
+    np.save(tmp_path / "z.npy", np.zeros((CHANNELS, 2, 2), np.float32))
+    np.save(tmp_path / "four.npy", np.zeros((1, 4, 2, 2), np.float32))
+    np.save(tmp_path / "flat.npy", np.zeros(3, np.float32))
+    np.save(tmp_path / "nan.npy", np.full((CHANNELS, 2, 2), np.nan, np.float32))
+    (tmp_path / "text.npy").write_text("no array")
+
+    def line(file, *options, code=1):
+        return refused("decode", file, "--out", "out", "--model", decoder, *options, code=code)
+
+    assert "does not say what decodes it" in refused("decode", "z.npy", "--out", "out", "--from", "raw", code=2)
+    assert "--from scaled is unknown" in line("z.npy", "--from", "scaled", code=2)
+    assert "How pipelines scale latents of 'the-encoder.onnx' is not known" in line(
+        "z.npy", "--from", "pipeline", code=2
+    )
+    assert "array of shape (3,)" in line("flat.npy", "--from", "raw")
+    assert "is no array" in line("text.npy", "--from", "raw")
+    assert "No such file" in line("gone.npy", "--from", "raw")
+    assert "Latents have 4 channels. Accepted: 6." in line("four.npy", "--from", "raw", code=2)
+    assert "NaN or infinity" in line("nan.npy", "--from", "raw")
+    own = refused("decode", "z.npy", "--out", "out", "--model", model, "--from", "raw", code=2)
+    assert "'conv' is part of the model" in own
 
 
 def test_latents_of_another_decoder_are_refused(run, refused, decoder, encoder, photos, tmp_path):

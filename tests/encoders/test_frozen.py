@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from frozen_fakes import onnx_weights, write_onnx_encoder
 from stepladder.encoders import FrozenEncoder, LatentFilesConfig, OnnxEncoderConfig, same_encoder
 from stepladder.encoders.fingerprint import TOLERANCE, distance, fixed_image
+from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import CheckpointError, ConfigError, ImageError
 
 pytest.importorskip("onnxruntime")
@@ -116,3 +117,16 @@ def test_encoders_are_the_same_by_fingerprint_and_without_one_by_name():
     known = replace(one, fingerprint=[1.0, 2.0])
     assert same_encoder(known, OnnxEncoderConfig(source="b.onnx", fingerprint=[1.0, 2.01]))
     assert not same_encoder(known, OnnxEncoderConfig(source="a.onnx", fingerprint=[1.0, -2.0]))
+
+
+def test_latents_of_a_pipeline_are_taken_packed_or_not(file):
+    scale = PipelineScale(offset=[float(i) for i in range(24)], factor=[1 + i / 10 for i in range(24)], packing=2)
+    encoder = FrozenEncoder(config(file, pipeline=scale), 6)
+    raw = encoder(images(side=32))
+    packed = encoder.foreign(raw, "pipeline")
+    assert packed.shape == (2, 24, 2, 2)
+    torch.testing.assert_close(encoder.raw(packed, "pipeline"), raw)
+    torch.testing.assert_close(encoder.raw(F.pixel_shuffle(packed, 2), "pipeline"), raw)
+    assert torch.equal(encoder.raw(raw, "raw"), raw) and torch.equal(encoder.foreign(raw, "raw"), raw)
+    with pytest.raises(ConfigError, match=r"have 16 channels. Accepted: 6, or 24 packed"):
+        encoder.raw(torch.zeros(1, 16, 2, 2), "pipeline")

@@ -19,10 +19,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stepladder.configs import check_between
 from stepladder.encoders.fingerprint import TOLERANCE, distance, fixed_image, take_fingerprint
-from stepladder.encoders.scale import PipelineScale
+from stepladder.encoders.scale import LatentSpace, PipelineScale
 from stepladder.errors import CheckpointError, ConfigError
 
 __all__ = [
@@ -177,6 +178,36 @@ class FrozenEncoder(nn.Module):
         """How pipelines scale its latents, as the configuration or the open encoder says; None if unknown."""
         found = None if self._opened is None else self._opened.encode.pipeline_scale
         return self.config.pipeline or found
+
+    def raw(self, latent: Float[Tensor, "b p h w"], space: LatentSpace) -> Float[Tensor, "b c h w"]:
+        """Raw latents of raw ones, or of those of a pipeline, packed or not.
+
+        Raises:
+            ConfigError: If it is not known how pipelines scale them, or the number of channels does not fit.
+        """
+        packing = 1 if space == "raw" else self._known_scale().packing
+        if latent.shape[1] not in (self.channels, packed_channels := self.channels * packing**2):
+            also = "" if packing == 1 else f", or {packed_channels} packed"
+            raise ConfigError(
+                f"Latents have {latent.shape[1]} channels. Accepted: {self.channels}{also}. Use a model of the "
+                "autoencoder that they are of."
+            )
+        if space == "raw":
+            return latent
+        packed = F.pixel_unshuffle(latent, packing) if latent.shape[1] == self.channels else latent
+        return self._known_scale().raw(packed)
+
+    def foreign(self, raw: Float[Tensor, "b c h w"], space: LatentSpace) -> Float[Tensor, "b p h w"]:
+        """The inverse of `raw`; packed where pipelines pack."""
+        return raw if space == "raw" else self._known_scale().pipeline(raw)
+
+    def _known_scale(self) -> PipelineScale:
+        if self.pipeline_scale is None:
+            raise ConfigError(
+                f"How pipelines scale latents of '{self.config.source}' is not known. Accepted: raw latents. Set "
+                "tokenizer.encoder.pipeline in the model's configuration, or undo the scale first."
+            )
+        return self.pipeline_scale
 
     def measure_fingerprint(self) -> list[float]:
         """The fingerprint of the encoder, which is opened if it is not."""

@@ -9,6 +9,7 @@ Packing makes channels of blocks of cells: (c, h, w) to (c p p, h / p, w / p), a
 
 import logging
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -18,9 +19,12 @@ from torch.nn import functional as F
 from stepladder.configs import check_between
 from stepladder.errors import ConfigError
 
-__all__ = ["PipelineScale", "check_scale"]
+__all__ = ["LatentSpace", "PipelineScale", "check_scale"]
 
 _log = logging.getLogger(__name__)
+
+LatentSpace: TypeAlias = Literal["raw", "pipeline"]
+"""Which latents of a frozen encoder."""
 
 _DECISIVE = 0.5
 """Nats a channel by which another scale must explain a latent better."""
