@@ -77,6 +77,12 @@ class LatentScale(nn.Module):
         shape = _row(latent)
         return latent * (self.variance + 1e-6).sqrt().view(shape) + self.mean.view(shape)
 
+    def spread(self, std: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Normalises standard deviations of a latent, as `forward` does its values."""
+        shape = [1] * std.ndim
+        shape[channel_dim(std)] = -1
+        return std * (self.variance + 1e-6).rsqrt().view(shape)
+
     @torch.no_grad()
     def trust(self) -> None:
         """Takes the present values as measured: from here on they only follow, with the full momentum."""

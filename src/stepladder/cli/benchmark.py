@@ -99,7 +99,7 @@ def benchmark(
     import torch
 
     from stepladder.images import save_png
-    from stepladder.integrations.diffusers import find_decoders
+    from stepladder.integrations.diffusers.contenders import find_decoders
     from stepladder.integrations.matplotlib import benchmark_plotter
     from stepladder.measure.benchmarking import benchmark as measure
     from stepladder.measure.contenders import tokenizer_contender
