@@ -23,6 +23,7 @@ from stepladder import __version__
 from stepladder.cli import (
     benchmark,
     bulk,
+    cache,
     decode,
     demo,
     distill,
@@ -133,6 +134,7 @@ for command in (
     decode.decode,
     evaluate.evaluate,
     benchmark.benchmark,
+    cache.cache,
     train.train,
     distill.distill,
     export.export,

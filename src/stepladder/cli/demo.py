@@ -46,7 +46,7 @@ def demo(
     port: Port = None,
     max_megapixels: Megapixels = 4.2,
     at_once: AtOnce = 2,
-    device: Device = None,
+    device: Device = "auto",
     open_: Open = False,
 ) -> None:
     """Try models on a page in the browser.
