@@ -59,7 +59,7 @@ def stable_diffusion_xl(vae: Any) -> Any:
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=_POOLED + 6 * 8,
         ),
-        scheduler=diffusers.EulerDiscreteScheduler(),
+        scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="trailing"),
         add_watermarker=False,
     )
 
@@ -195,6 +195,15 @@ def call(pipe: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32, **more
             words |= {"negative_prompt_attention_mask": mask, "use_resolution_binning": False, "negative_prompt": None}
     words |= {"height": SIDE, "width": SIDE, "num_inference_steps": 2, "output_type": "pt"}
     return pipe(**words | {"generator": torch.Generator().manual_seed(seed)} | more).images
+
+
+def grid(latent: torch.Tensor) -> torch.Tensor:
+    """A latent of square images as a pipeline returns it, unpacked if it is."""
+    if latent.ndim == 4:
+        return latent
+    side = int(latent.shape[1] ** 0.5)
+    blocks = latent.reshape(1, side, side, -1, 2, 2)  # (B, h/2, w/2, c, 2, 2), as FLUX packs them
+    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * side, 2 * side)
 
 
 def _unet(vae: Any, **more: Any) -> Any:

@@ -34,7 +34,8 @@ from stepladder.configs import structure, unstructure
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout
 from stepladder.nn.blocks import channels_last
-from stepladder.tokenizer import Encoding, Tokenizer, TokenizerConfig
+from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = ["AutoencoderStepladder", "ModelMixin", "autoencoder"]
 
