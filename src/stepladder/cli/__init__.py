@@ -20,7 +20,19 @@ import typer
 from typer.core import TyperGroup
 
 from stepladder import __version__
-from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, schedule, serve, train
+from stepladder.cli import (
+    benchmark,
+    cache,
+    decode,
+    distill,
+    encode,
+    evaluate,
+    info,
+    reconstruct,
+    schedule,
+    serve,
+    train,
+)
 from stepladder.cli._output import explain, is_out_of_memory, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
 from stepladder.memory import keep_freed_memory
@@ -119,6 +131,7 @@ for command in (
     decode.decode,
     evaluate.evaluate,
     benchmark.benchmark,
+    cache.cache,
     train.train,
     distill.distill,
     info.info,

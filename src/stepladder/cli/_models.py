@@ -1,5 +1,6 @@
 """From what a user names to a model on a device."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from stepladder.sampling.guidance import GuidanceConfig
     from stepladder.tokenizer import Tokenizer
 
-__all__ = ["describe_decode", "describe_steps", "load_model", "pick_device"]
+__all__ = ["describe_decode", "describe_steps", "load_encoding_model", "load_model", "open_encoders", "pick_device"]
 
 
 def load_model(text: str, device: str | None, steps: int | None = None) -> "tuple[Tokenizer, ModelSpec]":
@@ -31,6 +32,39 @@ def load_model(text: str, device: str | None, steps: int | None = None) -> "tupl
         raise ConfigError(f"Model '{text}' and --steps {steps} name different steps. Leave one of them out.")
     spec = replace(spec, steps=spec.steps or steps)
     return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
+
+
+def load_encoding_model(
+    text: str, device: str | None, steps: int | None = None, *, encoder: str | None
+) -> "tuple[Tokenizer, ModelSpec]":
+    """As `load_model`, for a command that encodes: a frozen encoder is opened before work starts.
+
+    Raises:
+        CheckpointError: If it is not there, or is another one.
+        ConfigError: If one is named, and the model has its own.
+    """
+    tokenizer, spec = load_model(text, device, steps)
+    open_encoders([(spec.name, tokenizer)], encoder)
+    return tokenizer, spec
+
+
+def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None) -> None:
+    """Opens the frozen encoders of those models, by their names, that hold a decoder alone.
+
+    Raises:
+        CheckpointError: If one is not there, or is another one.
+        ConfigError: If one is named, and all models have their own.
+    """
+    from stepladder.encoders import FrozenEncoder
+
+    frozen = [tokenizer.encoder for _, tokenizer in models if isinstance(tokenizer.encoder, FrozenEncoder)]
+    if encoder is not None and not frozen:
+        names = ", ".join(f"'{name}'" for name, _ in models)
+        raise ConfigError(
+            f"--encoder {encoder} does not fit {names}. It is for models that hold a decoder alone. Leave it out."
+        )
+    for found in frozen:
+        found.open(encoder)
 
 
 def describe_decode(

@@ -10,6 +10,7 @@ __all__ = [
     "MAX_SIZE",
     "Batch",
     "Device",
+    "Encoder",
     "Force",
     "Guidance",
     "Images",
@@ -55,6 +56,16 @@ Seed: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str | None,
     typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps; without it, CUDA where there is one.", show_default=False),
+]
+Encoder: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="PATH",
+        help="Where the frozen encoder of a model is that holds a decoder alone: a file, a folder or a hub id. Without "
+        "it, where the model says.",
+        show_default=False,
+    ),
 ]
 Batch: TypeAlias = Annotated[
     int, typer.Option(min=1, max=_MAX_BATCH, metavar="B", help="Images that are worked on together.")

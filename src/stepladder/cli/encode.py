@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each
-from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Force, Images, Json, Size, Tile
+from stepladder.cli._models import load_encoding_model
+from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Encoder, Force, Images, Json, Size, Tile
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["encode"]
 OutFile = Annotated[
     Path, typer.Option("--out", metavar="FILE", help="The latent file, z.safetensors.", show_default=False)
 ]
-Encoder = Annotated[
+Name = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="An embedded name, a folder or a hub id.", show_default=True)
 ]
 
@@ -29,7 +29,8 @@ def encode(
     context: typer.Context,
     images: Images,
     out: OutFile,
-    model: Encoder = DEFAULT_MODEL,
+    model: Name = DEFAULT_MODEL,
+    encoder: Encoder = None,
     size: Size = None,
     batch: Batch = 1,
     tile: Tile = None,
@@ -53,7 +54,7 @@ def encode(
     from stepladder.layouts import check_side
 
     check_names(source.stem for source in sources)
-    tokenizer, spec = load_model(model, device)
+    tokenizer, spec = load_encoding_model(model, device, encoder=encoder)
     if spec.steps is not None:
         say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
 

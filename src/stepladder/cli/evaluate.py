@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import pick_device
-from stepladder.cli._options import MAX_SIZE, Batch, Device, Force, Json, Seed, Steps
+from stepladder.cli._models import open_encoders, pick_device
+from stepladder.cli._options import MAX_SIZE, Batch, Device, Encoder, Force, Json, Seed, Steps
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def evaluate(
     batch: Batch = 8,
     steps: Steps = None,
     device: Device = None,
+    encoder: Encoder = None,
     pictures: Pictures = None,
     json: Json = False,
     force: Force = False,
@@ -68,9 +69,12 @@ def evaluate(
     from stepladder.data import open_source
     from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
+    from stepladder.tokenizer import Tokenizer
 
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
     place = pick_device(device)
+    loaded = [(spec.name, Tokenizer.from_pretrained(spec.name), spec.steps) for spec in specs]
+    open_encoders([(name, tokenizer) for name, tokenizer, _ in loaded], encoder)
     source = open_source(data)
     if pictures:
         count = len(source) if limit is None else min(limit, len(source))
@@ -79,7 +83,7 @@ def evaluate(
     with progress_bar("Evaluating") as bar:
         task = bar.add_task("", total=None)
         report = measure(
-            specs,
+            loaded,
             source,
             size=size,
             limit=limit,

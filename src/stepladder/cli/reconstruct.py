@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each, make_folder
-from stepladder.cli._models import describe_decode, describe_steps, load_model
+from stepladder.cli._models import describe_decode, describe_steps, load_encoding_model
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     Batch,
     Device,
+    Encoder,
     Force,
     Guidance,
     Images,
@@ -52,6 +53,7 @@ def reconstruct(
     images: Images,
     out: OutFolder,
     model: Model = DEFAULT_MODEL,
+    encoder: Encoder = None,
     size: Size = None,
     seed: Seed = 0,
     device: Device = None,
@@ -79,7 +81,7 @@ def reconstruct(
     from stepladder.layouts import check_side
     from stepladder.measure.reconstruction import reconstruct_together
 
-    tokenizer, spec = load_model(model, device, steps)
+    tokenizer, spec = load_encoding_model(model, device, steps, encoder=encoder)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)

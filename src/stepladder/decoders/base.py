@@ -77,6 +77,8 @@ class DecoderNetwork(nn.Module, ABC):
     """Whether it can compute the activations of its blocks again instead of keeping them."""
     checkpointing: bool = False
     """Whether it does."""
+    initial_layers: nn.Module | None = None
+    """The part that alone makes the initial estimate, where there is such a part."""
     linear: nn.Conv2d | nn.Linear | None
     """The layer that makes the initial estimate, or a part of it, linear in the latent; None if there is none."""
 

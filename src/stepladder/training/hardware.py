@@ -4,7 +4,6 @@ import copy
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from stepladder.errors import ConfigError
 from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
@@ -52,7 +51,7 @@ def compile_networks(objective: Objective) -> None:
         network.compile(dynamic=False)
 
 
-def environment(objective: Objective, config: RunConfig, example: Tensor, processes: int) -> dict[str, Any]:
+def environment(objective: Objective, config: RunConfig, example: Any, processes: int) -> dict[str, Any]:
     """What a run runs on, and the operations that it asks for."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return describe_environment(example.device) | {
@@ -62,7 +61,7 @@ def environment(objective: Objective, config: RunConfig, example: Tensor, proces
     }
 
 
-def _training_flops(objective: Objective, example: Tensor) -> float:
+def _training_flops(objective: Objective, example: Any) -> float:
     """Operations of forward and backward for one item, on a copy that is then thrown away.
 
     In evaluation mode: the main process counts alone, and a codebook in training mode waits for the others.
