@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.encoders import Encoder, FrozenEncoder
+from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import ConfigError, MissingDependencyError, OutputError
 from stepladder.files import reason
 from stepladder.layouts import GridLayout
@@ -109,6 +111,8 @@ class _Service:
     def __init__(self, tokenizer: Tokenizer, layout: GridLayout, config: ServeConfig) -> None:
         self._tokenizer = tokenizer
         self._layout = layout
+        encoder: Encoder = tokenizer.encoder
+        self._scale = encoder.pipeline_scale if isinstance(encoder, FrozenEncoder) else PipelineScale()
         self._config = config
         self._tally = Tally()
         self._working = 0
@@ -153,7 +157,9 @@ class _Service:
         query = {name: request.query_params.getlist(name) for name in request.query_params}
         body = await self._body(request)
         accept = request.headers.get("accept", "")
-        wanted = parse_request(query, body, accept=accept, layout=self._layout, limits=self._config.limits)
+        wanted = parse_request(
+            query, body, accept=accept, layout=self._layout, scale=self._scale, limits=self._config.limits
+        )
         images = await self._batcher.decode(wanted.latent)
         found = await asyncio.to_thread(answer, wanted, images)
         return Response(found.body, media_type=found.media_type, headers=found.headers)
@@ -202,7 +208,10 @@ class _Service:
     def _decode_batch(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         seeds = [self._config.seed] * len(latents)
         with torch.inference_mode():
-            images = self._tokenizer.decode(latents.to(self._tokenizer.device), seeds=seeds, steps=self._config.steps)
+            latents = latents.to(self._tokenizer.device)
+            if isinstance(self._tokenizer.encoder, FrozenEncoder):
+                latents = self._tokenizer.unit_latents(latents)
+            images = self._tokenizer.decode(latents, seeds=seeds, steps=self._config.steps)
         return images.float().cpu()
 
 

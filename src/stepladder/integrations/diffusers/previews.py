@@ -13,16 +13,17 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
+from stepladder.encoders.scale import PipelineScale, grid_of_tokens
 from stepladder.errors import ConfigError
 from stepladder.images import to_pil
+from stepladder.integrations.diffusers.factors import scale_of, unit_latents
 from stepladder.layouts import GridLayout
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["Previews", "unpacked"]
+__all__ = ["Previews"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,9 @@ class Previews:
         """
         if (step + 1) % self.every == 0:
             tokenizer = self._tokenizer(pipe)
+            scale = pipe.vae.scale if self.decoder is None else scale_of(tokenizer.config)
             scaled = getattr(pipe.scheduler, "scale_model_input", lambda latents, _: latents)
-            self.show(step, self._pictures(tokenizer, scaled(tensors["latents"], timestep)))
+            self.show(step, self._pictures(tokenizer, scale, scaled(tensors["latents"], timestep)))
         return tensors
 
     def _tokenizer(self, pipe: Any) -> Tokenizer:
@@ -74,11 +76,12 @@ class Previews:
         return found
 
     @torch.no_grad()
-    def _pictures(self, tokenizer: Tokenizer, latents: Tensor) -> list[Image]:
+    def _pictures(self, tokenizer: Tokenizer, scale: PipelineScale, latents: Tensor) -> list[Image]:
         layout = tokenizer.layout
         assert isinstance(layout, GridLayout)
-        grid = latents if latents.ndim == 4 else unpacked(latents, self._cells(latents, layout))
-        stages = tokenizer.decode_progressively(grid, seeds=[0] * len(grid), steps=1)
+        grid = latents if latents.ndim == 4 else grid_of_tokens(latents, self._cells(latents, layout))
+        latent = unit_latents(tokenizer, scale.raw_of_grid(grid))
+        stages = tokenizer.decode_progressively(latent, seeds=[0] * len(grid), steps=1)
         *_, images = islice(stages, self.stages)
         return [to_pil(image) for image in images.float()]
 
@@ -93,9 +96,3 @@ class Previews:
                 f"{2 * layout.stride} pixels. Pass size=(height, width) of the images."
             )
         return rows, columns
-
-
-def unpacked(latents: Float[Tensor, "b n c4"], cells: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """The grid of latents whose blocks of 2 x 2 cells are tokens, as in FLUX."""
-    grid = latents.mT.reshape(latents.shape[0], latents.shape[2], *cells)
-    return torch.nn.functional.pixel_shuffle(grid, 2)
