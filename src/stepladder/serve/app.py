@@ -17,7 +17,8 @@ from stepladder.errors import ConfigError, MissingDependencyError, OutputError
 from stepladder.files import reason
 from stepladder.layouts import GridLayout
 from stepladder.serve.batching import Batcher, Tally
-from stepladder.serve.protocol import Limits, RequestError, answer, parse_request
+from stepladder.serve.protocol import Limits, answer, parse_request
+from stepladder.serve.query import Query, RequestError
 from stepladder.tokenizer import Tokenizer
 
 try:
@@ -154,7 +155,7 @@ class _Service:
 
     async def decode(self, request: Request) -> Response:
         """One request of `remote_decode`."""
-        query = {name: request.query_params.getlist(name) for name in request.query_params}
+        query = Query({name: request.query_params.getlist(name) for name in request.query_params})
         body = await self._body(request)
         accept = request.headers.get("accept", "")
         wanted = parse_request(

@@ -18,7 +18,7 @@ Reference: https://huggingface.co/docs/diffusers/hybrid_inference/vae_decode
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,24 +27,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.encoders.scale import PipelineScale, grid_of_tokens
-from stepladder.errors import StepladderError
 from stepladder.images import to_pil, to_uint8
 from stepladder.layouts import GridLayout
+from stepladder.serve.query import Query, RequestError, whole
 
-__all__ = ["Answer", "DecodeRequest", "Limits", "RequestError", "answer", "parse_request"]
+__all__ = ["Answer", "DecodeRequest", "Limits", "answer", "parse_request"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_YES, _NO = ("true", "1"), ("false", "0", "none")
 _JPEG_QUALITY = 95
-
-
-class RequestError(StepladderError):
-    """A request that cannot be answered, with the status that says so."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +79,7 @@ class Answer:
 
 
 def parse_request(
-    query: Mapping[str, Sequence[str]],
+    query: Query,
     body: bytes,
     *,
     accept: str,
@@ -99,7 +90,7 @@ def parse_request(
     """Reads a request.
 
     Args:
-        query: Every value of each parameter.
+        query: What stands in the URL.
         body: Bytes of the tensor.
         accept: The header of this name: a client that looks at pictures itself asks for a tensor here.
         layout: Of the latents that the model decodes.
@@ -109,9 +100,9 @@ def parse_request(
     Raises:
         RequestError: If it is damaged, too large, or asks for what the model cannot give.
     """
-    dtype = _choice(query, "dtype", tuple(_DTYPES))
-    shape = _shape(query)
-    output = _choice(query, "output_type", ("pil", "pt"), "pil")
+    dtype = query.choice("dtype", tuple(_DTYPES))
+    shape = query.shape()
+    output = query.choice("output_type", ("pil", "pt"), "pil")
     picture = output == "pil" and not accept.startswith("tensor/")
     height, width = _size(query, shape, layout)
     _check_limits(shape[0], height, width, picture, limits)
@@ -131,8 +122,8 @@ def parse_request(
         latent=_raw(query, latent, scale),
         dtype=_DTYPES[dtype],
         output="pil" if picture else "pt",
-        image_format="png" if _choice(query, "image_format", ("png", "jpg"), "jpg") == "png" else "jpg",
-        form="bytes" if output == "pt" and _flag(query, "partial_postprocess") else unit,
+        image_format="png" if query.choice("image_format", ("png", "jpg"), "jpg") == "png" else "jpg",
+        form="bytes" if output == "pt" and query.flag("partial_postprocess") else unit,
     )
 
 
@@ -157,63 +148,7 @@ def answer(request: DecodeRequest, images: Float[Tensor, "b 3 H W"]) -> Answer:
     return Answer(body=flat.tobytes(), media_type="tensor/binary", headers=headers)
 
 
-def _choice(
-    query: Mapping[str, Sequence[str]], name: str, accepted: tuple[str, ...], default: str | None = None
-) -> str:
-    value = _one(query, name)
-    if value is None and default is not None:
-        return default
-    if value not in accepted:
-        said = "is missing" if value is None else f"{value[:40]!r} is unknown"
-        raise RequestError(f"Parameter {name} {said}. Accepted: {', '.join(accepted)}. Pass one of them.")
-    return value
-
-
-def _one(query: Mapping[str, Sequence[str]], name: str) -> str | None:
-    values = query.get(name, ())
-    return values[-1] if values else None
-
-
-def _flag(query: Mapping[str, Sequence[str]], name: str) -> bool:
-    value = (_one(query, name) or "false").lower()
-    if value not in (*_YES, *_NO):
-        raise RequestError(f"Parameter {name} {value[:40]!r} is unknown. Accepted: True, False. Pass one of them.")
-    return value in _YES
-
-
-def _whole(text: str, name: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
-        raise RequestError(f"Parameter {name} {text[:40]!r} is no whole number from 1 on. Pass the one of the tensor.")
-    return int(text)
-
-
-def _number(query: Mapping[str, Sequence[str]], name: str) -> float | None:
-    text = _one(query, name)
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise RequestError(f"Parameter {name} {text[:40]!r} is no finite number. Pass one, or leave it out.")
-    return value
-
-
-def _shape(query: Mapping[str, Sequence[str]]) -> list[int]:
-    """One value for each dimension, or a JSON list as the only one."""
-    values = list(query.get("shape", ()))
-    if len(values) == 1 and values[0].startswith("["):
-        values = [value.strip() for value in values[0].strip("[] ").split(",")]
-    if len(values) not in (3, 4):
-        raise RequestError(
-            f"Shape has {len(values)} dimensions. Accepted: 4 (B, c, h, w), or 3 of packed latents. Pass shape once "
-            "for each dimension."
-        )
-    return [_whole(value, "shape") for value in values]
-
-
-def _size(query: Mapping[str, Sequence[str]], shape: Sequence[int], layout: GridLayout) -> tuple[int, int]:
+def _size(query: Query, shape: Sequence[int], layout: GridLayout) -> tuple[int, int]:
     """(H, W) of the images."""
     packed = len(shape) == 3
     channels = shape[2] if packed else shape[1]
@@ -226,10 +161,10 @@ def _size(query: Mapping[str, Sequence[str]], shape: Sequence[int], layout: Grid
         )
     if not packed:
         return shape[2] * layout.stride, shape[3] * layout.stride
-    sides = [_one(query, name) for name in ("height", "width")]
+    sides = [query.last(name) for name in ("height", "width")]
     if None in sides:
         raise RequestError("Packed latents come without height and width. Both are needed. Pass those of the image.")
-    height, width = (_whole(side or "", name) for side, name in zip(sides, ("height", "width"), strict=True))
+    height, width = (whole(side or "", name) for side, name in zip(sides, ("height", "width"), strict=True))
     block = 2 * layout.stride
     rows, columns = height // block, width // block
     if rows * columns != shape[1]:
@@ -256,13 +191,11 @@ def _check_limits(count: int, height: int, width: int, picture: bool, limits: Li
         )
 
 
-def _raw(
-    query: Mapping[str, Sequence[str]], latent: Float[Tensor, "b c h w"], scale: PipelineScale | None
-) -> Float[Tensor, "b c h w"]:
+def _raw(query: Query, latent: Float[Tensor, "b c h w"], scale: PipelineScale | None) -> Float[Tensor, "b c h w"]:
     """What the decoder takes: the latent as it came, or that of which a pipeline made it by factors."""
-    factors = {name: _number(query, name) for name in ("scaling_factor", "shift_factor")}
+    factors = {name: query.number(name) for name in ("scaling_factor", "shift_factor")}
     if all(value is None for value in factors.values()):
-        if not _flag(query, "do_scaling"):
+        if not query.flag("do_scaling"):
             return latent
         if scale is None:
             raise RequestError(
