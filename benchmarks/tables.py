@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stepladder.measure.evaluation import METRICS
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RECORD_KEYS = ("hardware", "commit", "seed", "command", "report")
@@ -129,13 +131,9 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         ("model", "model", _code),
         ("stages", "stages", _number("stages", 0)),
         ("evaluations", "network_evaluations", _number("network_evaluations", 0)),
-        ("PSNR, dB", "psnr_db", _number("psnr_db", 2)),
-        ("SSIM", "ssim", _number("ssim", 4)),
-        ("LPIPS (VGG)", "lpips_vgg", _number("lpips_vgg", 4)),
-        ("rFID", "rfid", _number("rfid", 2)),
-        ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),
+        *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
+        ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),  # of old records
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
-        ("colour shift", "colour_shift", _number("colour_shift", 4)),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
@@ -167,7 +165,8 @@ def _caption(record: Mapping[str, Any]) -> str:
     origin = f"commit {record['commit']}; `{record['command']}`"
     if "data" in report:
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
-        images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
+        cut = f", {report['crops']} crops of each," if report.get("crops", 1) > 1 else ""
+        images = f"{report['images']} images of {report['data']}{cut} at {report['size']} x {report['size']}"
         return f"{images}, seed {record['seed']}; {place}, batch {batches}; {origin}"
     sides = ", ".join(str(side) for side in sorted({row["size"] for row in report["rows"]}))
     how = f"{report['dtype']}{', compiled' if report['compiled'] else ''}, batch {report['batch']}"
@@ -190,6 +189,17 @@ def _missing(columns: Sequence[Column], kept: Sequence[tuple[str, Cell]], notes:
 
 def _number(key: str, digits: int) -> Cell:
     return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _measured(key: str, digits: int) -> Cell:
+    """A metric, with half the width of its interval where there is one."""
+
+    def cell(row: Row) -> str:
+        interval = row.get(f"{key}_interval")
+        spread = f" ± {interval[1] - row[key]:.{digits}f}" if interval else ""
+        return f"{_number(key, digits)(row)}{spread}"
+
+    return cell
 
 
 def _percent(row: Row) -> str:

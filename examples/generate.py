@@ -30,9 +30,9 @@ from examples.generation.scores import Decoder, measure
 from examples.generation.training import PRIOR_FILE, train
 from stepladder import OutputError, StepladderError, Tokenizer
 from stepladder.images import save_png
-from stepladder.losses import feature_network
 from stepladder.memory import keep_freed_memory
 from stepladder.models import parse_model_spec
+from stepladder.nn.efficientnet import efficientnet_lite
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.training.records import StepRecord, write_text
 
@@ -98,7 +98,7 @@ def run_evaluate(options: argparse.Namespace, given: Sequence[str]) -> None:
     """Measures, and writes a record."""
     prior, decoders = _load(options)
     source, labels = open_labelled(options.data)
-    features = feature_network(device=options.device).pooled
+    features = efficientnet_lite(2, device=options.device).pooled
     with _Bar("Drawing and decoding") as bar:
         report = measure(
             prior,

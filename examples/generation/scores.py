@@ -53,7 +53,7 @@ class Row:
     stages: int
     network_evaluations: int
     """Of the decoder, for one image."""
-    fd_efficientnet_lite0: float
+    fd_efficientnet_lite2: float
     """Of images decoded from drawn latents, to the references."""
     fd_reconstructions: float
     """Of the references, encoded and decoded, to themselves."""
@@ -235,7 +235,7 @@ class _Trial:
             steps_per_stage=decoder.steps,
             stages=stages,
             network_evaluations=stages * decoder.steps,
-            fd_efficientnet_lite0=frechet_distance(references, self.drawn),
+            fd_efficientnet_lite2=frechet_distance(references, self.drawn),
             fd_reconstructions=frechet_distance(references, self.reconstructed),
             gflop_per_image=self.clock.flop / 1e9,
             seconds_per_image=self.clock.seconds,

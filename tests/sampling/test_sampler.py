@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denoiser_fakes import Exact, decoded, pointwise
-from stepladder.sampling import sampler
+from stepladder.sampling import sampler, steps
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.grids import time_grid, time_grids
 from stepladder.sampling.path import velocity_from_clean
@@ -65,7 +65,7 @@ def test_the_last_step_computes_no_velocity(images: torch.Tensor, monkeypatch: p
         computed.append(stage.index)
         return velocity_from_clean(x, clean, u, stage)
 
-    monkeypatch.setattr(sampler, "velocity_from_clean", watched)
+    monkeypatch.setattr(steps, "velocity_from_clean", watched)
     decoded(Exact(images), StageSchedule.uniform(3), size=SIZE, seeds=SEEDS, steps=2)
     assert computed == [0, 0, 1, 1, 2]
 

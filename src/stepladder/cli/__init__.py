@@ -22,11 +22,19 @@ from typer.core import TyperGroup
 from stepladder import __version__
 from stepladder.cli import (
     benchmark,
+<<<<<<< HEAD
+=======
+    bulk,
+>>>>>>> foreign
     cache,
     decode,
     distill,
     encode,
     evaluate,
+<<<<<<< HEAD
+=======
+    export,
+>>>>>>> foreign
     info,
     reconstruct,
     schedule,
@@ -134,11 +142,13 @@ for command in (
     cache.cache,
     train.train,
     distill.distill,
+    export.export,
     info.info,
     schedule.schedule,
     serve.serve,
 ):
     app.command()(command)
+app.add_typer(bulk.app)
 
 
 class _Talk(logging.Handler):

@@ -10,6 +10,7 @@ from stepladder.data.npy import read_latent_array
 from stepladder.encoders.scale import LatentSpace
 from stepladder.errors import ConfigError
 from stepladder.latents import LatentFile, StoredLatent
+from stepladder.pipelines import unit_latents
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["of_model", "read_foreign"]
@@ -37,7 +38,7 @@ def read_foreign(path: Path, model: str | None, origin: str) -> LatentFile:
 def of_model(content: LatentFile, tokenizer: Tokenizer, origin: str) -> LatentFile:
     """The same as latents of unit scale of a model, each of all that it covers."""
     together = torch.stack([stored.values for stored in content.latents]).to(tokenizer.device)
-    latents = tokenizer.unit_latents(together, scale=cast(LatentSpace, origin))
+    latents = unit_latents(tokenizer, together, space=cast(LatentSpace, origin))
     size = tokenizer.layout.covers(latents)
     stored = [replace(old, values=values, size=size) for old, values in zip(content.latents, latents, strict=True)]
     return replace(content, fingerprint=tokenizer.fingerprint(), latents=tuple(stored))

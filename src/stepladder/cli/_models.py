@@ -12,9 +12,18 @@ if TYPE_CHECKING:
 
     from stepladder.models import ModelSpec
     from stepladder.sampling.guidance import GuidanceConfig
+    from stepladder.sampling.steps import SamplerConfig
     from stepladder.tokenizer import Tokenizer
 
-__all__ = ["describe_decode", "describe_steps", "load_encoding_model", "load_model", "open_encoders", "pick_device"]
+__all__ = [
+    "describe_decode",
+    "describe_steps",
+    "load_encoding_model",
+    "load_model",
+    "open_encoders",
+    "pick_device",
+    "pick_sampler",
+]
 
 
 def load_model(text: str, device: str | None, steps: int | None = None) -> "tuple[Tokenizer, ModelSpec]":
@@ -67,16 +76,37 @@ def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None
         found.open(encoder)
 
 
+def pick_sampler(kind: str, texture: float, shift: str | None, *tokenizers: "Tokenizer") -> "SamplerConfig":
+    """The sampler that options name.
+
+    Raises:
+        ConfigError: If an option is out of range, or there are not as many shifts as stages of a tokenizer.
+    """
+    from stepladder.sampling.steps import SamplerConfig
+
+    try:
+        shifts = None if shift is None else tuple(float(part) for part in shift.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"Time shift '{shift}' is not numbers. Pass one for all stages, or one for each: --shift 0.3,0.5,1."
+        ) from error
+    sampler = SamplerConfig(kind=kind, texture=texture, shift=shifts)  # type: ignore[arg-type]
+    for tokenizer in tokenizers:
+        sampler.shifts(tokenizer.schedule)
+    return sampler
+
+
 def describe_decode(
-    tokenizer: "Tokenizer", *, steps: int, seed: int, model: str, guidance: "GuidanceConfig"
+    tokenizer: "Tokenizer", *, steps: int, seed: int, model: str, guidance: "GuidanceConfig", sampler: "SamplerConfig"
 ) -> dict[str, Any]:
     """How images were decoded, as the JSON of a command says it."""
     return {
         "model": model,
         "steps_per_stage": steps,
         "stages": tokenizer.schedule.num_stages,
-        "network_evaluations": tokenizer.network_evaluations(steps, guidance),
+        "network_evaluations": tokenizer.network_evaluations(steps, guidance, sampler),
         "guidance": guidance.scale,
+        **sampler.as_dict(),
         "seed": seed,
         "device": str(tokenizer.device),
     }

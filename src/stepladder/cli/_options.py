@@ -17,9 +17,12 @@ __all__ = [
     "Json",
     "Model",
     "OutFolder",
+    "Sampler",
     "Seed",
+    "Shift",
     "Size",
     "Steps",
+    "Texture",
     "Tile",
 ]
 
@@ -105,6 +108,30 @@ Guidance: TypeAlias = Annotated[
         metavar="SCALE",
         help="Classifier-free guidance on the latent: 0 without it, 1 with it, more goes beyond. Without this option, "
         "as the model says.",
+        show_default=False,
+    ),
+]
+Sampler: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        metavar="KIND",
+        help="Kind of step: euler; heun, of two evaluations; or ancestral, which draws fresh noise in every step.",
+    ),
+]
+Texture: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        metavar="T",
+        help="How much of the texture that several steps draw is shown: 0 for none (best PSNR), 1 for all of it.",
+    ),
+]
+Shift: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S",
+        help="Time shift of all stages, or one for each (0.3,0.5,1): below 1, steps are denser at low noise. Without "
+        "it, as the residual of each stage asks for.",
         show_default=False,
     ),
 ]

@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepladder.cli._files import Work, check_outputs, for_each, make_folder
-from stepladder.cli._models import describe_decode, describe_steps, load_model
-from stepladder.cli._options import Batch, Device, Force, Guidance, Json, OutFolder, Seed, Steps, Tile
+from stepladder.cli._models import describe_decode, describe_steps, load_model, pick_sampler
+from stepladder.cli._options import (
+    Batch,
+    Device,
+    Force,
+    Guidance,
+    Json,
+    OutFolder,
+    Sampler,
+    Seed,
+    Shift,
+    Steps,
+    Texture,
+    Tile,
+)
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -59,6 +72,9 @@ def decode(
     tile: Tile = None,
     guidance: Guidance = None,
     origin: Origin = None,
+    sampler: Sampler = "euler",
+    texture: Texture = 1.0,
+    shift: Shift = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -87,6 +103,7 @@ def decode(
         codebook_size=tokenizer.codebook_size,
     )
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
+    taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
 
     def read(stored: "StoredLatent") -> "Tensor":
@@ -97,7 +114,9 @@ def decode(
         started = time.perf_counter()
         latent, seeds = torch.cat([values for values, _ in group]), [seed] * len(group)
         size = group[0][1]
-        decoded = tokenizer.decode(latent, seeds=seeds, steps=spec.steps, size=size, tile=side, guidance=guided).cpu()
+        decoded = tokenizer.decode(
+            latent, seeds=seeds, steps=spec.steps, size=size, tile=side, guidance=guided, sampler=taking
+        ).cpu()
         return [(image, (time.perf_counter() - started) / len(group)) for image in decoded]
 
     def write(stored: "StoredLatent", _: object, result: "tuple[Tensor, float]") -> dict[str, Any]:
@@ -118,7 +137,7 @@ def decode(
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided),
+                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking),
                 "done": outcome.done,
                 "failed": outcome.failures("name"),
             }

@@ -1,6 +1,5 @@
 """`stepladder evaluate`: models on data, by the pinned protocol."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import open_encoders, pick_device
-from stepladder.cli._options import MAX_SIZE, Batch, Device, Encoder, Force, Json, Seed, Steps
+from stepladder.cli._models import open_encoders, pick_device, pick_sampler
+from stepladder.cli._options import MAX_SIZE, Batch, Device, Encoder, Force, Json, Sampler, Seed, Shift, Steps, Texture
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stepladder.measure.evaluation import Report
+    from stepladder.measure.metrics import Metric
+    from stepladder.measure.reports import Report, Row
 
 __all__ = ["evaluate"]
 
@@ -46,6 +46,24 @@ Pictures = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many images.", show_default=False)]
+Crops = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=1000,
+        metavar="N",
+        help="Squares cut from each image: the central one, then others anywhere, the same in every evaluation.",
+    ),
+]
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100_000,
+        metavar="N",
+        help="Draw the images anew N times for 95 % intervals of Frechet distances; 0 for none, 100 is enough.",
+    ),
+]
 
 
 def evaluate(
@@ -53,9 +71,14 @@ def evaluate(
     models: Models,
     size: Size = 256,
     limit: Limit = None,
+    crops: Crops = 1,
+    bootstrap: Bootstrap = 0,
     seed: Seed = 0,
     batch: Batch = 8,
     steps: Steps = None,
+    sampler: Sampler = "euler",
+    texture: Texture = 1.0,
+    shift: Shift = None,
     device: Device = None,
     encoder: Encoder = None,
     pictures: Pictures = None,
@@ -77,7 +100,7 @@ def evaluate(
     open_encoders([(name, tokenizer) for name, tokenizer, _ in loaded], encoder)
     source = open_source(data)
     if pictures:
-        count = len(source) if limit is None else min(limit, len(source))
+        count = crops * (len(source) if limit is None else min(limit, len(source)))
         check_outputs([], [_picture(pictures, index) for index in range(count)], force=force)
         make_folder(pictures)
     with progress_bar("Evaluating") as bar:
@@ -87,9 +110,12 @@ def evaluate(
             source,
             size=size,
             limit=limit,
+            crops=crops,
+            bootstrap=bootstrap,
             seed=seed,
             batch=batch,
             device=place,
+            sampler=pick_sampler(sampler, texture, shift),
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_images=partial(_save, pictures, force) if pictures else None,
         )
@@ -119,25 +145,31 @@ def _picture(folder: Path, place: int) -> Path:
 
 def _print(report: "Report") -> None:
     """A row for each model; no column for a metric that none of them has."""
+    from stepladder.measure.evaluation import METRICS
+
+    columns = {metric.heading: [_cell(row, metric) for row in report.rows] for metric in METRICS}
     columns = {
         "evaluations": [str(row.network_evaluations) for row in report.rows],
-        "PSNR, dB": _numbers([row.psnr_db for row in report.rows], 2),
-        "SSIM": _numbers([row.ssim for row in report.rows], 4),
-        "LPIPS-VGG": _numbers([row.lpips_vgg for row in report.rows], 4),
-        "rFID": _numbers([row.rfid for row in report.rows], 2),
-        "FD-EffNet": _numbers([row.fd_efficientnet_lite0 for row in report.rows], 2),
-        "colour shift": _numbers([row.colour_shift for row in report.rows], 4),
-        "s/image": _numbers([row.seconds_per_image for row in report.rows], 4),
+        **{heading: cells for heading, cells in columns.items() if any(cell != "-" for cell in cells)},
+        "s/image": [f"{row.seconds_per_image:.4f}" for row in report.rows],
     }
-    shown = {heading: cells for heading, cells in columns.items() if any(cell != "-" for cell in cells)}
     models = [f"{row.model}@{row.steps_per_stage}" for row in report.rows]
+    cut = f", {report.crops} crops of each" if report.crops > 1 else ""
+    samplers = dict.fromkeys(f", {row.sampler}" for row in report.rows if str(row.sampler))
     print_table(
-        ("model", *shown),
-        list(zip(models, *shown.values(), strict=True)),
-        title=f"{report.images} images of {report.data} at {report.size} x {report.size}, {report.device}",
-        spare=("evaluations", "colour shift", "s/image", "rFID", "LPIPS-VGG", "SSIM"),
+        ("model", *columns),
+        list(zip(models, *columns.values(), strict=True)),
+        title=f"{report.images} images of {report.data}{cut} at {report.size} x {report.size}, {report.device}"
+        + "".join(samplers),
+        spare=("evaluations", "colour shift", "s/image", "rFID", "LPIPS (VGG)", "SSIM", "MS-SSIM"),
     )
 
 
-def _numbers(values: Sequence[float | None], digits: int) -> list[str]:
-    return ["-" if value is None else f"{value:.{digits}f}" for value in values]
+def _cell(row: "Row", metric: "Metric") -> str:
+    """A value, with half the width of its interval where there is one."""
+    value = row.metrics[metric.key]
+    if value is None:
+        return "-"
+    interval = row.intervals.get(metric.key)
+    spread = f" ± {interval[1] - value:.{metric.digits}f}" if interval else ""
+    return f"{value:.{metric.digits}f}{spread}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each, make_folder
-from stepladder.cli._models import describe_decode, describe_steps, load_encoding_model
+from stepladder.cli._models import describe_decode, describe_steps, load_encoding_model, pick_sampler
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     Batch,
@@ -20,9 +20,12 @@ from stepladder.cli._options import (
     Json,
     Model,
     OutFolder,
+    Sampler,
     Seed,
+    Shift,
     Size,
     Steps,
+    Texture,
     Tile,
 )
 from stepladder.cli._output import print_json, print_table, shown
@@ -63,6 +66,9 @@ def reconstruct(
     batch: Batch = 1,
     tile: Tile = None,
     guidance: Guidance = None,
+    sampler: Sampler = "euler",
+    texture: Texture = 1.0,
+    shift: Shift = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -83,6 +89,7 @@ def reconstruct(
 
     tokenizer, spec = load_encoding_model(model, device, steps, encoder=encoder)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
+    taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
@@ -95,7 +102,9 @@ def reconstruct(
         return original if size is None else centre_crop_resize(original, size)
 
     def compute(originals: "list[Image]") -> "list[Reconstruction]":
-        return reconstruct_together(tokenizer, originals, seed=seed, steps=spec.steps, tile=side, guidance=guided)
+        return reconstruct_together(
+            tokenizer, originals, seed=seed, steps=spec.steps, tile=side, guidance=guided, sampler=taking
+        )
 
     def write(source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
         target, comparison = _beside(stems[source], ".png"), _beside(stems[source], "-compare.png")
@@ -124,7 +133,7 @@ def reconstruct(
     if json:
         print_json(
             {
-                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided),
+                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking),
                 "mean": _means(outcome.done),
                 "done": outcome.done,
                 "failed": outcome.failures("input"),

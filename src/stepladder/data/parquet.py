@@ -19,23 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stepladder.data.arrow import first_line, image_column, pa, pc, pq
 from stepladder.data.npy import from_npy, to_npy
-from stepladder.errors import DataError, ImageError, MissingDependencyError
+from stepladder.errors import DataError, ImageError
 from stepladder.files import parse_json, write_atomically
 from stepladder.images import to_png
 
 if TYPE_CHECKING:
     from stepladder.data.pairs import CodedImages
-
-try:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-except ImportError as error:
-    raise MissingDependencyError(
-        "Parquet files cannot be read: pyarrow is not installed. They need the extra 'train'. "
-        "Run pip install 'stepladder[train]'."
-    ) from error
 
 __all__ = ["CACHE_BYTES", "FINGERPRINT_KEY", "ParquetImages", "ParquetPairs", "write_pairs"]
 
@@ -47,7 +38,6 @@ FINGERPRINT_KEY = b"stepladder.fingerprint"
 _GROUP = 8
 """Rows of a row group that is written: what is read for one image."""
 _LATENT = "latent"
-_USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
 
 
 class ParquetImages:
@@ -206,7 +196,7 @@ class _Column:
                     values = file.read_row_group(number, columns=[column], use_threads=False).column(0)
             except (pa.ArrowException, OSError) as error:
                 raise ImageError(
-                    f"Image {self.key(index)} cannot be read from {path}: {_first_line(error)}. A complete Parquet "
+                    f"Image {self.key(index)} cannot be read from {path}: {first_line(error)}. A complete Parquet "
                     "file is needed. Fetch it again."
                 ) from error
             self._cache[group] = pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
@@ -231,7 +221,7 @@ def _latent_column(path: Path) -> str:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
     if _LATENT not in schema.names:
-        columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+        columns = ", ".join(schema.names)
         raise DataError(
             f"Parquet file {path} has no column '{_LATENT}'; its columns are {columns}. With data.latents = true each "
             "row holds an image and its latent. Write them with 'stepladder cache', or set data.latents to false."
@@ -247,33 +237,8 @@ def _describe(path: Path) -> tuple[str, list[int]]:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"Parquet file {path} cannot be read: {_first_line(error)}. A complete Parquet file is needed. Fetch it "
+            f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it "
             "again if it is damaged."
         ) from error
-    structs = [f.name for f in schema if pa.types.is_struct(f.type) and _is_binary_field(f.type, "bytes")]
-    candidates = structs or [f.name for f in schema if _is_binary(f.type)]
-    usual = [name for name in _USUAL_NAMES if name in candidates]
-    if not usual and len(candidates) != 1:
-        columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
-        raise DataError(
-            f"Parquet file {path} has {'several' if candidates else 'no'} image columns; its columns are {columns}. "
-            "One struct with 'bytes', or one binary column, is needed. Rename the image column to 'image'."
-        )
-    column = (usual or candidates)[0]
-    return (f"{column}.bytes" if structs else column), rows
-
-
-def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_binary_field(struct: Any, name: str) -> bool:
-    return struct.get_field_index(name) >= 0 and _is_binary(struct.field(name).type)
-
-
-def _short(kind: Any) -> str:
-    return "struct" if pa.types.is_struct(kind) else str(kind)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    column = image_column(path, schema)
+    return (f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column), rows

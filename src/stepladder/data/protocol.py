@@ -2,20 +2,28 @@
 
 Each image is cropped to a square of its short side at the centre, then resized to the evaluation size with an
 antialiased Lanczos filter (`stepladder.images.centre_crop_resize`). The order is that of the source.
+
+Several crops of each image make a Frechet distance over few photographs steadier. The first is the central square. The
+others are squares of a side log-uniform between the evaluation size and the short side, so that nothing is enlarged
+that need not be, anywhere in the image, and each is mirrored or not. They are drawn with the numbers of image and crop
+as their seed: the same ones in every evaluation.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
+import numpy as np
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from stepladder.data.files import Unreadable, describe_unreadable
 from stepladder.data.source import ImageSource
 from stepladder.errors import ConfigError, DataError, ImageError
-from stepladder.images import centre_crop_resize, load_image, to_tensor
+from stepladder.images import RESIZE_FILTER, centre_crop_resize, load_image, to_tensor
 
 __all__ = ["EvaluationImages", "evaluation_images"]
 
@@ -23,19 +31,23 @@ _log = logging.getLogger(__name__)
 
 
 class EvaluationImages:
-    """Iterates over (key, image of shape (3, size, size) in [-1, 1]); unreadable images are passed over.
+    """Iterates over (key, image of shape (3, size, size) in [-1, 1]); all crops of an image come one after the other.
 
+    Unreadable images are passed over.
     `unreadable` lists the images that were passed over so far. One warning counts them at the end.
     """
 
-    def __init__(self, source: ImageSource, *, size: int, limit: int | None) -> None:
+    def __init__(self, source: ImageSource, *, size: int, limit: int | None, crops: int) -> None:
         if size < 1:
             raise ConfigError(f"Evaluation size is {size}. It must be at least 1 pixel. Pass --size, for example 256.")
         if limit is not None and limit < 1:
             raise ConfigError(f"Limit is {limit}. At least 1 image is needed. Pass a larger --limit, or none.")
+        if crops < 1:
+            raise ConfigError(f"Crops of each image are {crops}. At least 1 is needed. Pass a larger --crops, or none.")
         self.source = source
         self.size = size
         self.limit = limit
+        self.crops = crops
         self.unreadable: list[Unreadable] = []
 
     def __iter__(self) -> Iterator[tuple[str, Float[Tensor, "3 s s"]]]:
@@ -47,12 +59,14 @@ class EvaluationImages:
                 break
             key = self.source.key(index)
             try:
-                image = centre_crop_resize(load_image(self.source.read(index), name=key), self.size)
+                image = load_image(self.source.read(index), name=key)
             except ImageError as error:
                 self.unreadable.append(Unreadable(key, str(error)))
                 continue
             count += 1
-            yield key, to_tensor(image)
+            yield key, to_tensor(centre_crop_resize(image, self.size))
+            for crop in range(1, self.crops):
+                yield key, to_tensor(_square(image, self.size, np.random.default_rng((index, crop))))
         if count == 0:
             first = self.unreadable[0]
             raise DataError(
@@ -63,19 +77,30 @@ class EvaluationImages:
             _log.warning(describe_unreadable(self.unreadable, len(self.source)))
 
 
-def evaluation_images(source: ImageSource, *, size: int, limit: int | None = None) -> EvaluationImages:
+def evaluation_images(source: ImageSource, *, size: int, limit: int | None = None, crops: int = 1) -> EvaluationImages:
     """The first `limit` readable images of a source, cut to `size` x `size` by the pinned protocol.
 
     Args:
         source: The images.
         size: Side of the square in pixels.
         limit: How many images at most; None for all.
+        crops: Squares cut from each image; the first is the central one.
 
     Returns:
         An iterable of (key, image of shape (3, size, size) in [-1, 1]).
 
     Raises:
-        ConfigError: If `size` or `limit` is below 1.
+        ConfigError: If `size`, `limit` or `crops` is below 1.
         DataError: While iterating, if no image is readable.
     """
-    return EvaluationImages(source, size=size, limit=limit)
+    return EvaluationImages(source, size=size, limit=limit, crops=crops)
+
+
+def _square(image: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
+    """A random square of an image, its side between `size` and the short side if that is longer, at `size`."""
+    u_side, u_left, u_top, u_flip = generator.random(4)
+    short = min(image.size)
+    side = short if short <= size else round(size * math.exp(u_side * math.log(short / size)))
+    left, top = (int(u * (length - side + 1)) for u, length in zip((u_left, u_top), image.size, strict=True))
+    square = image.crop((left, top, left + side, top + side)).resize((size, size), RESIZE_FILTER)
+    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if u_flip < 0.5 else square

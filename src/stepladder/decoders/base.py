@@ -24,12 +24,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stepladder.errors import ConfigError
+from stepladder.nn.embedding import tabulate
 from stepladder.sampling.denoiser import Cut, Denoised, Denoiser
 from stepladder.sampling.grids import time_grids
 from stepladder.sampling.guidance import GuidanceConfig, evaluations_per_stage, guided
 from stepladder.sampling.path import clean_from_velocity
 from stepladder.sampling.scales import down, up
 from stepladder.sampling.stages import Stage, StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig, evaluation_times
 from stepladder.sampling.tiling import tiled
 
 __all__ = ["BoundNetwork", "Context", "DecoderNetwork", "LadderDecoder", "PredictionKind", "clean_from_prediction"]
@@ -79,6 +81,8 @@ class DecoderNetwork(nn.Module, ABC):
     """Whether it does."""
     initial_layers: nn.Module | None = None
     """The part that alone makes the initial estimate, where there is such a part."""
+    fused: bool = False
+    """Whether it runs at the start of stages only, with what it makes of time as constants."""
     linear: nn.Conv2d | nn.Linear | None
     """The layer that makes the initial estimate, or a part of it, linear in the latent; None if there is none."""
 
@@ -91,6 +95,22 @@ class DecoderNetwork(nn.Module, ABC):
     @abstractmethod
     def output_layers(self) -> tuple[nn.Module, ...]:
         """The last layers, which start at zero; with them at zero, the network adds nothing to its base."""
+
+    def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b e"]:
+        """Where on the ladder local times of a stage are, for the projections of the blocks; empty without any."""
+        return u.new_empty(u.shape[0], 0)
+
+    def place(self, u: Float[Tensor, " b"], stage: Stage) -> Tensor:
+        """What the projections of the blocks take: the embedding, or of a fused network the row of their tables."""
+        return torch.tensor([stage.index], device=u.device) if self.fused else self.embedding(u, stage)
+
+    def fuse(self, schedule: StageSchedule) -> None:
+        """Computes once, in place, what the network makes of the times of one step in each stage; it takes no other."""
+        device = next(self.parameters()).device
+        with torch.no_grad():
+            embeddings = [self.embedding(torch.ones(1, device=device), stage) for stage in schedule.stages]
+        tabulate(self, torch.cat(embeddings))
+        self.fused = True
 
     @abstractmethod
     def context(self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None) -> Context:
@@ -200,14 +220,21 @@ class LadderDecoder(nn.Module):
                 "model that was trained with loss.context_dropout."
             )
 
-    def evaluations(self, steps: int | Sequence[int], guidance: GuidanceConfig = _NO_GUIDANCE) -> tuple[int, ...]:
+    def evaluations(
+        self, steps: int | Sequence[int], guidance: GuidanceConfig = _NO_GUIDANCE, sampler: SamplerConfig = EULER
+    ) -> tuple[int, ...]:
         """Network evaluations in each stage of a decode.
 
         Args:
             steps: Steps per stage, one number for all stages or one for each.
             guidance: Of the decode.
+            sampler: Of the decode.
         """
-        return evaluations_per_stage(guidance, self.schedule, time_grids(self.schedule, steps))
+        grids = time_grids(self.schedule, steps, sampler.shifts(self.schedule))
+        times = [
+            evaluation_times(stage, grid, sampler.kind) for stage, grid in zip(self.schedule.stages, grids, strict=True)
+        ]
+        return evaluations_per_stage(guidance, self.schedule, times)
 
     def _in_tiles(self, bound: BoundNetwork, tile: int) -> Denoiser:
         margin = self.network.tile_margin

@@ -179,7 +179,7 @@ class MMDiTDecoder(DecoderNetwork):
             estimate = linear_estimate(x, base, u, stage)
         else:  # the latent has not been read yet: what it leaves open is not what is left of the base
             estimate = LinearEstimate(clean=base, deviation=torch.ones_like(u)[:, None, None, None], innovation=x)
-        embedding = self._embedding(u, stage)
+        embedding = self.place(u, stage)
         sees_base = config.previous or config.linear
         seen = torch.cat([estimate.innovation, base], dim=1) if sees_base else estimate.innovation
         residual = self._residual(seen.to(self.stem.weight.dtype), embedding, context)
@@ -192,7 +192,7 @@ class MMDiTDecoder(DecoderNetwork):
             return context.base(stage, previous)
         return torch.zeros_like(x) if previous is None else up(previous.clean)
 
-    def _embedding(self, u: Tensor, stage: Stage) -> Float[Tensor, "b d"]:
+    def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b d"]:
         """Where on the ladder: noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)

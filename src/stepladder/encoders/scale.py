@@ -94,7 +94,11 @@ def check_scale(latent: Float[Tensor, "b c h w"], mean: Float[Tensor, " c"], var
     raw = _divergence(found, spread, mean, deviation)
     twice = _divergence(found, spread, -mean / deviation, 1 / deviation)
     best, what, advice = min(
-        (raw, "not scaled: they look like those of the encoder itself", "Scale them with tokenizer.bottleneck"),
+        (
+            raw,
+            "not scaled: they look like those of the encoder itself",
+            "Use stepladder.pipelines.unit_latents",
+        ),
         (twice, "scaled twice", "Pass them as `encode` gives them"),
     )
     if unit - best > _DECISIVE:

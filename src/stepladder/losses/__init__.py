@@ -2,7 +2,6 @@
 
 from stepladder.losses.adversarial import DiscriminatorHeads, balanced_gradient, discriminator_loss, student_loss
 from stepladder.losses.distillation import Rollout, check_teacher_steps, renoised_rollout, shared_start_rollout
-from stepladder.losses.features import EfficientNetLite0, feature_network
 from stepladder.losses.ladder import (
     NOISE_FLOOR_IN_TRAINING,
     FlowTarget,
@@ -11,13 +10,12 @@ from stepladder.losses.ladder import (
     draw_stages,
     ladder_loss,
 )
-from stepladder.losses.perceptual import FeaturePyramid, feature_distance, perceptual_distance
+from stepladder.losses.perceptual import FeaturePyramid, feature_distance, feature_network, perceptual_distance
 from stepladder.losses.times import FlowWeighting, LocalTimes, TimeDistribution, sigmoid_weight
 
 __all__ = [
     "NOISE_FLOOR_IN_TRAINING",
     "DiscriminatorHeads",
-    "EfficientNetLite0",
     "FeaturePyramid",
     "FlowTarget",
     "FlowWeighting",

@@ -7,25 +7,24 @@ with f the features at one position. It is the shape of LPIPS with unit weights.
 Reference: The Unreasonable Effectiveness of Deep Features (Zhang et al., 2018), https://arxiv.org/abs/1801.03924
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["FeaturePyramid", "feature_distance", "perceptual_distance"]
+from stepladder.nn.efficientnet import EfficientNetLite, FeaturePyramid, efficientnet_lite
+
+__all__ = ["FeaturePyramid", "feature_distance", "feature_network", "perceptual_distance"]
 
 
-class FeaturePyramid(nn.Module, ABC):
-    """A frozen network that gives features of images in [-1, 1] at several scales."""
+def feature_network(*, device: torch.device | str = "cpu") -> EfficientNetLite:
+    """The frozen network of losses and discriminators, EfficientNet-Lite0.
 
-    channels: tuple[int, ...]
-    """Of each layer of `pyramid`."""
-
-    @abstractmethod
-    def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
-        """Features (B, c, h, w), fine first."""
+    Raises:
+        MissingDependencyError: If its weights are not installed.
+    """
+    return efficientnet_lite(0, device=device)
 
 
 def perceptual_distance(

@@ -18,6 +18,7 @@ from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
 from stepladder.measure.metrics import psnr, quantise
 from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Reconstruction", "reconstruct", "reconstruct_together"]
@@ -54,6 +55,7 @@ def reconstruct(
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
+    sampler: SamplerConfig = EULER,
 ) -> Reconstruction:
     """Encodes and decodes one image, on the device of the tokenizer.
 
@@ -64,12 +66,15 @@ def reconstruct(
         steps: Steps per stage; the tokenizer's own by default.
         tile: Side of the tiles of large stages, 0 for none; the tokenizer's own by default.
         guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
+        sampler: How steps are taken.
 
     Raises:
         ImageError: If the tokenizer does not take images of this size.
-        ConfigError: If it takes no such tiles or guidance.
+        ConfigError: If it takes no such tiles, guidance or sampler.
     """
-    (found,) = reconstruct_together(tokenizer, [image], seed=seed, steps=steps, tile=tile, guidance=guidance)
+    (found,) = reconstruct_together(
+        tokenizer, [image], seed=seed, steps=steps, tile=tile, guidance=guidance, sampler=sampler
+    )
     return found
 
 
@@ -81,13 +86,16 @@ def reconstruct_together(
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
+    sampler: SamplerConfig = EULER,
 ) -> list[Reconstruction]:
     """The same for images of one size in one batch; each takes the same seed, and its share of the time."""
     originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
     code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
     seeds = [seed] * len(images)
-    *stages, last = tokenizer.decode_progressively(code, seeds=seeds, steps=steps, tile=tile, guidance=guidance)
+    *stages, last = tokenizer.decode_progressively(
+        code, seeds=seeds, steps=steps, tile=tile, guidance=guidance, sampler=sampler
+    )
     decoded = last.cpu()
     seconds = (time.perf_counter() - started) / len(images)
     values = psnr(quantise(decoded), quantise(originals)).tolist()

@@ -5,7 +5,7 @@ A grid of N steps is 1 = u_0 > u_1 > ... > u_N = 0. Equal steps are u_i = 1 - i/
     u <- shift u / (1 + (shift - 1) u),
 
 towards low noise where it is below 1. By default each stage takes the shift that its residual asks for
-(`Stage.time_shift`): 1, so equal steps, where that was not measured.
+(`Stage.time_shift`): 1, so equal steps, where that was not measured. A decode may name others.
 
 Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2, https://arxiv.org/abs/2403.03206
 """
@@ -24,18 +24,22 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     return [1.0, *(shift * u / (1 + (shift - 1) * u) for u in inner), 0.0]
 
 
-def time_grids(schedule: StageSchedule, steps: int | Sequence[int]) -> list[list[float]]:
+def time_grids(
+    schedule: StageSchedule, steps: int | Sequence[int], shifts: Sequence[float] | None = None
+) -> list[list[float]]:
     """The local times of every stage.
 
     Args:
         schedule: The ladder.
         steps: Steps per stage, one number for all stages or one for each; at least 1.
+        shifts: One for each stage; None for those that the residuals ask for.
 
     Raises:
         ValueError: If the steps do not fit the ladder.
     """
     counts = steps_per_stage(schedule, steps)
-    return [time_grid(count, stage.time_shift) for stage, count in zip(schedule.stages, counts, strict=True)]
+    shifts = [stage.time_shift for stage in schedule.stages] if shifts is None else shifts
+    return [time_grid(count, shift) for count, shift in zip(counts, shifts, strict=True)]
 
 
 def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tuple[int, ...]:

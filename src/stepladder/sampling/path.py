@@ -27,6 +27,7 @@ __all__ = [
     "PathPoint",
     "clean_from_velocity",
     "linear_estimate",
+    "noise_from_clean",
     "path",
     "velocity_from_clean",
 ]
@@ -91,11 +92,15 @@ def velocity_from_clean(
 
     The denominator is the noise level, clamped from below by `floor` so that w stays finite on the closed time range.
     """
-    level = expand_time(stage.noise_level(u).clamp_min(floor), x)
-    u = expand_time(u, x)
-    fine, coarse = (1 - stage.t_end) * clean, (1 - stage.t_start) * _at_start(clean, stage)
-    noise = (x - (1 - u) * fine - u * coarse) / level
-    return coarse - fine + (stage.t_start - stage.t_end) * noise
+    fine, coarse = _parts(clean, stage)
+    return coarse - fine + (stage.t_start - stage.t_end) * _noise(x, fine, coarse, u, stage, floor)
+
+
+def noise_from_clean(
+    x: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], u: Float[Tensor, " b"], stage: Stage
+) -> Float[Tensor, "b c h w"]:
+    """The noise n that an estimate of the clean image implies, as `velocity_from_clean` takes it."""
+    return _noise(x, *_parts(clean, stage), u, stage, NOISE_FLOOR)
 
 
 def clean_from_velocity(
@@ -143,6 +148,17 @@ def linear_estimate(
         deviation=stage.residual * level / spread,
         innovation=innovation,
     )
+
+
+def _parts(clean: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+    """What the end of a stage holds of the clean image, and what its start does."""
+    return (1 - stage.t_end) * clean, (1 - stage.t_start) * _at_start(clean, stage)
+
+
+def _noise(x: Tensor, fine: Tensor, coarse: Tensor, u: Tensor, stage: Stage, floor: float) -> Tensor:
+    level = expand_time(stage.noise_level(u).clamp_min(floor), x)
+    u = expand_time(u, x)
+    return (x - (1 - u) * fine - u * coarse) / level
 
 
 def _at_start(images: Tensor, stage: Stage) -> Tensor:

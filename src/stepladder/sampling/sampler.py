@@ -3,9 +3,10 @@
     x <- noise at the coarsest scale
     for each stage:    jump, if it is not the first;    go through the stage
 
-To go through a stage is to take Euler steps x <- x + (u' - u) w(x, u) on a grid of local times, with the velocity w
-that the clean image of a denoiser implies. Full resolution is a ladder with K = 1; one step per scale is one step in
-each stage; distillation puts the steps of a teacher and of a student beside each other in the same loop.
+To go through a stage is to take steps on a grid of local times: Euler steps x <- x + (u' - u) w(x, u), with the
+velocity w that the clean image of a denoiser implies, unless another kind is asked for (`steps`). Full resolution is a
+ladder with K = 1; one step per scale is one step in each stage; distillation puts the steps of a teacher and of a
+student beside each other in the same loop.
 
 Each stage hands two things to the next: the noisy state, through the jump, and what its denoiser returned last.
 """
@@ -21,11 +22,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.sampling.denoiser import Denoised, Denoiser
-from stepladder.sampling.flow import expand_time
-from stepladder.sampling.path import velocity_from_clean
-from stepladder.sampling.randomness import Generators, normal
+from stepladder.sampling.randomness import Generators, NoiseSource, normal
 from stepladder.sampling.scales import jump
 from stepladder.sampling.stages import Stage, StageSchedule
+from stepladder.sampling.steps import EULER, SamplerConfig, Span, step, textured
 
 __all__ = ["StageEnd", "ThroughStage", "integrate", "run_stages", "sample"]
 
@@ -59,8 +59,10 @@ def sample(
     schedule: StageSchedule,
     *,
     size: tuple[int, int],
-    generators: Sequence[torch.Generator],
+    generators: Sequence[torch.Generator] | NoiseSource,
     grids: Sequence[Sequence[float]],
+    sampler: SamplerConfig = EULER,
+    batch: int | None = None,
     channels: int = 3,
 ) -> Iterator[StageEnd]:
     """Draws images by going up the ladder, and yields the end of each stage, coarse first.
@@ -69,8 +71,10 @@ def sample(
         denoiser: Evaluated once for each step of the grids.
         schedule: The ladder.
         size: (H, W) of the images; multiples of `schedule.multiple`.
-        generators: One for each image, on the device where the images shall be.
+        generators: One for each image, on the device where the images shall be; or another source of noise.
         grids: Local times of each stage, from 1 to 0 (`grids.time_grids`).
+        sampler: How steps are taken; the grids have its shift already.
+        batch: Number of images; that of the generators by default, and needed with another source.
         channels: Image channels.
 
     Returns:
@@ -81,8 +85,13 @@ def sample(
     """
     if len(grids) != schedule.num_stages:
         raise ValueError(f"{len(grids)} time grids for {schedule.num_stages} stages. Pass one for each stage.")
-    through = [partial(integrate, denoiser=denoiser, grid=grid) for grid in grids]
-    return run_stages(through, schedule, shape=(len(generators), channels, *size), generators=generators)
+    if batch is None:
+        assert isinstance(generators, Sequence), "a source of noise does not say how many images there are"
+        batch = len(generators)
+    through = [
+        partial(integrate, denoiser=denoiser, grid=grid, sampler=sampler, generators=generators) for grid in grids
+    ]
+    return run_stages(through, schedule, shape=(batch, channels, *size), generators=generators)
 
 
 def run_stages(
@@ -120,8 +129,10 @@ def integrate(
     denoiser: Denoiser,
     grid: Sequence[float],
     start: Float[Tensor, " b"] | None = None,
+    sampler: SamplerConfig = EULER,
+    generators: Generators | None = None,
 ) -> StageEnd:
-    """Goes through a stage in Euler steps.
+    """Goes through a stage step by step.
 
     The last step of the last stage ends where there is no noise: x - u w is then the clean estimate itself.
 
@@ -129,18 +140,28 @@ def integrate(
         stage: Which stage.
         x: The state at its start.
         previous: What the stage before returned.
-        denoiser: Evaluated once for each step.
+        denoiser: Evaluated once for each step, or twice.
         grid: Local times from 1 to 0.
         start: Local time at which each image starts, by which its grid is scaled; 1 by default.
+        sampler: How steps are taken.
+        generators: One for each image, for samplers that draw fresh noise.
     """
     start = torch.ones(x.shape[0], device=x.device) if start is None else start
+    first: Denoised | None = None
     denoised: Denoised | None = None
+
+    def evaluate(x: Tensor, u: Tensor) -> Denoised:
+        return denoiser(x, u, stage, previous)
+
     for share, next_share in pairwise(grid):
-        denoised = denoiser(x, share * start, stage, previous)
+        denoised = evaluate(x, share * start)
+        first = first or denoised
         if next_share == 0 and stage.t_end == 0:
             x = denoised.clean
         else:
-            velocity = velocity_from_clean(x, denoised.clean, share * start, stage)
-            x = (expand_time((next_share - share) * start, x) * velocity).add_(x)  # one copy less than a sum
-    assert denoised is not None, "a grid has at least one step"
+            span = Span(stage, share * start, next_share * start, (next_share - share) * start)
+            x, denoised = step(sampler.kind, x, denoised, span, evaluate, generators)
+    assert first is not None and denoised is not None, "a grid has at least one step"
+    if sampler.texture < 1 and denoised is not first:
+        x, denoised = textured(first, denoised, x, stage, sampler.texture)
     return StageEnd(stage=stage, denoised=denoised, x=x)

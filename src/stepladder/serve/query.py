@@ -72,8 +72,8 @@ class Query:
             values = [value.strip() for value in values[0].strip("[] ").split(",")]
         if len(values) not in (3, 4):
             raise RequestError(
-                f"Shape has {len(values)} dimensions. Accepted: 4 (B, c, h, w), or 3 of packed latents. Pass shape once "
-                "for each dimension."
+                f"Shape has {len(values)} dimensions. Accepted: 4 (B, c, h, w), or 3 of packed latents. Pass shape "
+                "once for each dimension."
             )
         return [whole(value, "shape") for value in values]
 

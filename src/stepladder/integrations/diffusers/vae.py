@@ -227,4 +227,6 @@ def _distribution(
     if not posteriors:
         return IdentityDistribution(latent)
     raw = torch.cat([posterior.log_variance for posterior in posteriors])
-    return DiagonalGaussianDistribution(torch.cat([latent, tokenizer.bottleneck.scale.log_variance(raw)], dim=1))
+    return DiagonalGaussianDistribution(
+        torch.cat([latent, 2 * tokenizer.bottleneck.scale.spread((0.5 * raw).exp()).log()], dim=1)
+    )

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from stepladder.errors import CheckpointError, MissingDependencyError
 from stepladder.images import to_uint8
+from stepladder.measure.metrics.base import FrechetMetric, in_library_range
 
-__all__ = ["InceptionFeatures"]
+__all__ = ["RFID", "InceptionFeatures"]
 
 _VARIABLE = "STEPLADDER_INCEPTION"
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -65,3 +66,8 @@ class InceptionFeatures(nn.Module):
         (features,) = self.network(to_uint8(images))
         assert isinstance(features, Tensor)
         return features.flatten(1)
+
+
+RFID = FrechetMetric(
+    key="rfid", heading="rFID", digits=2, load=lambda device: in_library_range(InceptionFeatures().to(device))
+)

