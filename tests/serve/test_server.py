@@ -19,6 +19,7 @@ import pipeline_fakes as fakes
 from server_fakes import running
 from stepladder.encoders import DiffusersEncoderConfig
 from stepladder.encoders.scale import PipelineScale
+from stepladder.pipelines import unit_latents
 from stepladder.serve.app import ServeConfig
 from stepladder.serve.protocol import Limits
 
@@ -128,12 +129,12 @@ def frozen(scale):
 @UNSAID
 def test_latents_of_a_pipeline_are_scaled_as_its_autoencoder_has_them(scale, words, latent):
     tokenizer = frozen(scale)
-    expected = image_of(tokenizer, tokenizer.unit_latents((scale or FLUX).raw_of_grid(latent)))
+    expected = image_of(tokenizer, unit_latents(tokenizer, (scale or FLUX).raw_of_grid(latent)))
     with running(tokenizer, ServeConfig(name="tiny")) as address:
         found = remote_decode(f"{address}/decode", latent, output_type="pt", return_type="pt", **words)
         raw = remote_decode(f"{address}/decode", latent, do_scaling=False, output_type="pt", return_type="pt")
     assert torch.allclose(found, expected, atol=1e-4)
-    assert torch.allclose(raw, image_of(tokenizer, tokenizer.unit_latents(latent)), atol=1e-4)
+    assert torch.allclose(raw, image_of(tokenizer, unit_latents(tokenizer, latent)), atol=1e-4)
 
 
 @pytest.mark.parametrize(

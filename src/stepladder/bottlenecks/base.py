@@ -72,26 +72,16 @@ class LatentScale(nn.Module):
         shape = _row(raw)
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
 
-<<<<<<< HEAD
-    def log_variance(self, raw: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """The logarithm of a variance at unit scale, from that before normalisation."""
-        return raw - (self.variance + 1e-6).log().view(_row(raw))
-
-=======
->>>>>>> foreign
     def inverse(self, latent: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """What `forward` makes this latent of."""
         shape = _row(latent)
         return latent * (self.variance + 1e-6).sqrt().view(shape) + self.mean.view(shape)
-<<<<<<< HEAD
-=======
 
     def spread(self, std: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Normalises standard deviations of a latent, as `forward` does its values."""
         shape = [1] * std.ndim
         shape[channel_dim(std)] = -1
         return std * (self.variance + 1e-6).rsqrt().view(shape)
->>>>>>> foreign
 
     @torch.no_grad()
     def trust(self) -> None:

@@ -22,19 +22,13 @@ from typer.core import TyperGroup
 from stepladder import __version__
 from stepladder.cli import (
     benchmark,
-<<<<<<< HEAD
-=======
     bulk,
->>>>>>> foreign
     cache,
     decode,
     distill,
     encode,
     evaluate,
-<<<<<<< HEAD
-=======
     export,
->>>>>>> foreign
     info,
     reconstruct,
     schedule,

@@ -16,6 +16,7 @@ from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import ConfigError, MissingDependencyError, OutputError
 from stepladder.files import reason
 from stepladder.layouts import GridLayout
+from stepladder.pipelines import decodable
 from stepladder.serve.batching import Batcher, Tally
 from stepladder.serve.protocol import Limits, answer, parse_request
 from stepladder.serve.query import Query, RequestError
@@ -209,9 +210,7 @@ class _Service:
     def _decode_batch(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         seeds = [self._config.seed] * len(latents)
         with torch.inference_mode():
-            latents = latents.to(self._tokenizer.device)
-            if isinstance(self._tokenizer.encoder, FrozenEncoder):
-                latents = self._tokenizer.unit_latents(latents)
+            latents = decodable(self._tokenizer, latents.to(self._tokenizer.device))
             images = self._tokenizer.decode(latents, seeds=seeds, steps=self._config.steps)
         return images.float().cpu()
 

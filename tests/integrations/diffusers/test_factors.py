@@ -11,6 +11,7 @@ import diffusers
 import pipeline_fakes as fakes
 from stepladder import ConfigError
 from stepladder.integrations.diffusers import AutoencoderStepladder, Previews, autoencoder
+from stepladder.pipelines import foreign_latents, unit_latents
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -93,7 +94,7 @@ def test_a_pipeline_undoes_the_scale_and_the_tokenizer_gets_its_own(made):
     own.decode = lambda z, *args, **words: raw.update(z=z) or (torch.zeros(1, 3, 64, 64),)
     images = fakes.call(pipe, generator=None, latents=fakes.noise(pipe))
     fakes.call(type(pipe)(**{**pipe.components, "vae": own}), generator=None, latents=fakes.noise(pipe))
-    expected = tokenizer.decode(tokenizer.unit_latents(raw["z"]), seeds=[0])
+    expected = tokenizer.decode(unit_latents(tokenizer, raw["z"]), seeds=[0])
     assert torch.allclose(images, expected / 2 + 0.5, atol=1e-4)
 
 
@@ -150,12 +151,12 @@ def test_factors_of_each_channel_fit_no_pipeline_but_those_of_sdxl_and_flux2():
 def test_latents_that_were_scaled_twice_are_said_to_be(caplog):
     tokenizer = fakes.decoder_of(kl(16, scaling_factor=0.3611, shift_factor=0.1159), 16, 8)
     vae = autoencoder(tokenizer)
-    raw = tokenizer.foreign_latents(torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
+    raw = foreign_latents(tokenizer, torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
     tokenizer.bottleneck.scale.variance.mul_(25)
     raw = raw * 5
     vae.decode(raw)
     assert not [record for record in caplog.records if record.name.startswith("stepladder")]
-    vae.decode(tokenizer.unit_latents(raw))
+    vae.decode(unit_latents(tokenizer, raw))
     assert "scaled twice" in caplog.text
 
 

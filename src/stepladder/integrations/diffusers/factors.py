@@ -14,10 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
+from stepladder.encoders import FrozenEncoderConfig
 from stepladder.encoders.diffusers import pipeline_scale_of
 from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import ConfigError
@@ -25,14 +24,9 @@ from stepladder.layouts import GridLayout
 from stepladder.tokenizer import Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
 
-__all__ = ["Moments", "config_like", "factors", "scale_of", "unit_latents"]
+__all__ = ["Moments", "config_like", "factors", "scale_of"]
 
 _CHANNELS_OF_SDXL, _PACKING_OF_FLUX2 = 4, 2
-
-
-def unit_latents(tokenizer: Tokenizer, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Latents as a tokenizer decodes them, of those that its frozen encoder gave; its own are that already."""
-    return tokenizer.unit_latents(raw) if isinstance(tokenizer.encoder, FrozenEncoder) else raw
 
 
 def scale_of(config: TokenizerConfig) -> PipelineScale:

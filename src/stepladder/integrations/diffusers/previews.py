@@ -19,8 +19,9 @@ from torch import Tensor
 from stepladder.encoders.scale import PipelineScale, grid_of_tokens
 from stepladder.errors import ConfigError
 from stepladder.images import to_pil
-from stepladder.integrations.diffusers.factors import scale_of, unit_latents
+from stepladder.integrations.diffusers.factors import scale_of
 from stepladder.layouts import GridLayout
+from stepladder.pipelines import decodable
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Previews"]
@@ -80,7 +81,7 @@ class Previews:
         layout = tokenizer.layout
         assert isinstance(layout, GridLayout)
         grid = latents if latents.ndim == 4 else grid_of_tokens(latents, self._cells(latents, layout))
-        latent = unit_latents(tokenizer, scale.raw_of_grid(grid))
+        latent = decodable(tokenizer, scale.raw_of_grid(grid))
         stages = tokenizer.decode_progressively(latent, seeds=[0] * len(grid), steps=1)
         *_, images = islice(stages, self.stages)
         return [to_pil(image) for image in images.float()]

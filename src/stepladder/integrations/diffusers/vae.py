@@ -29,9 +29,10 @@ from torch import Tensor
 from stepladder.configs import structure, unstructure
 from stepladder.encoders import FrozenEncoder
 from stepladder.errors import ConfigError
-from stepladder.integrations.diffusers.factors import Moments, config_like, factors, scale_of, unit_latents
+from stepladder.integrations.diffusers.factors import Moments, config_like, factors, scale_of
 from stepladder.layouts import GridLayout
 from stepladder.nn.blocks import channels_last
+from stepladder.pipelines import decodable, foreign_latents
 from stepladder.tokenizer import Encoding, Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
 
@@ -129,7 +130,7 @@ class AutoencoderStepladder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type:
         size = 1 if self.use_slicing else max(1, z.shape[0])
         images = [
             self.tokenizer.decode(part, seeds=seeds[i * size :][:size], steps=self.config.steps, tile=self._tile())
-            for i, part in enumerate(unit_latents(self.tokenizer, z).split(size))
+            for i, part in enumerate(decodable(self.tokenizer, z).split(size))
         ]
         image = torch.cat(images).to(z.dtype)
         return DecoderOutput(sample=image) if return_dict else (image,)
@@ -222,7 +223,7 @@ def _distribution(
     """That of the latents, or the one that there is."""
     latent = torch.cat([encoding.latent for encoding in encodings])
     if isinstance(tokenizer.encoder, FrozenEncoder):
-        return IdentityDistribution(tokenizer.foreign_latents(latent))
+        return IdentityDistribution(foreign_latents(tokenizer, latent))
     posteriors = [encoding.posterior for encoding in encodings if encoding.posterior is not None]
     if not posteriors:
         return IdentityDistribution(latent)
