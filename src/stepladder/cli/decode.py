@@ -89,6 +89,7 @@ def decode(
         layout=tokenizer.layout,
         codebook_size=tokenizer.codebook_size,
     )
+    together = batch_size(batch, tokenizer.device)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
@@ -96,8 +97,6 @@ def decode(
     def read(stored: "StoredLatent") -> "Tensor":
         values = stored.values[None].to(tokenizer.device)
         return values if content.codebook_size is None else tokenizer.latent_from_indices(values)
-
-    together = batch_size(batch, tokenizer.device)
 
     def seed_for(stored: "StoredLatent") -> int:
         return seed_of(stored.name) if seed is None else seed
