@@ -109,7 +109,10 @@ def render(record: Mapping[str, Any]) -> str:
     """Table and caption of one record, of an evaluation or a benchmark. Speeds are compared with the first row's."""
     report = record["report"]
     rows: Sequence[Row] = report["rows"]
-    columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
+    if "path" in rows[0]:
+        columns = _path_columns(rows)
+    else:
+        columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
     kept = [(head, cell) for head, key, cell in columns if any(row.get(key) is not None for row in rows)]
     lines = [
         "| " + " | ".join(head for head, _ in kept) + " |",
@@ -158,12 +161,27 @@ def _speed_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def _path_columns(rows: Sequence[Row]) -> list[Column]:
+    """Of the paths of one decode."""
+    return [
+        ("path", "path", lambda row: str(row["path"])),
+        ("side", "size", _number("size", 0)),
+        ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
+        ("faster than the first", "seconds_per_image", _speed(rows)),
+        ("PSNR against the first, dB", "psnr_change_db", _signed("psnr_change_db")),
+    ]
+
+
+def _signed(key: str) -> Cell:
+    return lambda row: "-" if row.get(key) is None else f"{row[key]:+.3f}"
+
+
 def _caption(record: Mapping[str, Any]) -> str:
     """What was measured on what, how, by which command."""
     report = record["report"]
     place = f"{record['hardware']}, {report['device']}, {report['threads']} threads"
     origin = f"commit {record['commit']}; `{record['command']}`"
-    if "data" in report:
+    if "data" in report and "path" not in report["rows"][0]:
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
         cut = f", {report['crops']} crops of each," if report.get("crops", 1) > 1 else ""
         images = f"{report['images']} images of {report['data']}{cut} at {report['size']} x {report['size']}"
