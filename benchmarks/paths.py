@@ -27,7 +27,7 @@ from stepladder import __version__
 from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import StepladderError
 from stepladder.images import centre_crop_resize, image_files, load_image, to_tensor
-from stepladder.integrations.diffusers import find_decoders
+from stepladder.integrations.diffusers.contenders import find_decoders
 from stepladder.measure.contenders import Setting
 from stepladder.measure.profiling import describe_environment
 from stepladder.runtime import load

@@ -4,9 +4,9 @@
     python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
     python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
+    python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
 
-runs `stepladder evaluate`, `stepladder benchmark`, `benchmarks/ladder_cost.py` or `benchmarks/paths.py` with these
-arguments in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
+runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
 the commit, the seed and the command. DATA is a path of this machine, so the record names the data by `--data-name`
 instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
 
@@ -28,14 +28,19 @@ from stepladder.measure.profiling import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SCRIPTS = {"ladder-cost": "benchmarks/ladder_cost.py", "paths": "benchmarks/paths.py"}
-NAMES_DATA = ("evaluate", "paths")
+SCRIPTS = {
+    "ladder-cost": "benchmarks/ladder_cost.py",
+    "paths": "benchmarks/paths.py",
+    "precision": "benchmarks/precision.py",
+}
+NAMES_DATA = ("evaluate", "paths", "precision")
 """Commands whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
     "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
     "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
+    "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -57,10 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < {"evaluate": 2, "benchmark": 1, "paths": 1}.get(options.command, 0):
+    if len(words) < {"evaluate": 2, "benchmark": 1, "paths": 1, "precision": 2}.get(options.command, 0):
         parser.error(f"{COMMANDS[options.command]}.")
     if (options.data_name is not None) != (options.command in NAMES_DATA):
-        parser.error("--data-name belongs to --command evaluate and paths, which need it. Pass both or neither.")
+        parser.error(
+            "--data-name belongs to --command evaluate, paths and precision, which need it. Pass both or neither."
+        )
     done = subprocess.run(program(options.command, words), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         return done.returncode

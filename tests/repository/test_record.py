@@ -89,7 +89,7 @@ def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch
         (["speed"], "name the data and at least one model after '--'"),
         (["speed", *DATA], "name the data and at least one model after '--'"),
         (["speed", *DATA, "--", "x"], "name the data and at least one model after '--'"),
-        (["speed", "--", "x", "photo"], "--data-name belongs to --command evaluate and paths, which need it."),
+        (["speed", "--", "x", "photo"], "--data-name belongs to --command evaluate, paths and precision, which need it."),
         (["speed", "--command", "benchmark"], "name at least one model after '--'"),
         (["speed", "--command", "benchmark", *DATA, "--", "photo"], "--data-name belongs to --command evaluate"),
         (["speed", "--command", "info", "--", "photo"], "invalid choice: 'info'"),
