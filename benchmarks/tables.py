@@ -135,6 +135,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
         ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),  # of old records
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
+        ("over the initial estimate, dB (each stage)", "stage_gains", _gains),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
@@ -190,6 +191,15 @@ def _missing(columns: Sequence[Column], kept: Sequence[tuple[str, Cell]], notes:
 
 def _number(key: str, digits: int) -> Cell:
     return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _gains(row: Row) -> str:
+    """What the decode adds to the initial estimate, and in brackets what each stage adds to what it is handed."""
+    gains = row.get("stage_gains")
+    if not gains:
+        return "-"
+    stages = ", ".join(f"{gain['over_before_db']:+.2f}" for gain in gains)
+    return f"{gains[-1]['over_initial_db']:+.2f} ({stages})"
 
 
 def _sampler(row: Row) -> str:
