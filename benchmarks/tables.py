@@ -109,7 +109,10 @@ def render(record: Mapping[str, Any]) -> str:
     """Table and caption of one record, of an evaluation or a benchmark. Speeds are compared with the first row's."""
     report = record["report"]
     rows: Sequence[Row] = report["rows"]
-    columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
+    if "seeds" in report:
+        columns = _decision_columns()
+    else:
+        columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
     kept = [(head, cell) for head, key, cell in columns if any(row.get(key) is not None for row in rows)]
     lines = [
         "| " + " | ".join(head for head, _ in kept) + " |",
@@ -160,12 +163,26 @@ def _speed_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def _decision_columns() -> list[Column]:
+    """Of what stages decide."""
+    return [
+        ("model", "model", _code),
+        ("stage", "stage", _number("stage", 0)),
+        ("downscale", "downscale", _number("downscale", 0)),
+        ("spread over seeds", "spread", _number("spread", 4)),
+        ("decided by the stage", "decided", _number("decided", 4)),
+    ]
+
+
 def _caption(record: Mapping[str, Any]) -> str:
     """What was measured on what, how, by which command."""
     report = record["report"]
     place = f"{record['hardware']}, {report['device']}, {report['threads']} threads"
     origin = f"commit {record['commit']}; `{record['command']}`"
     if "data" in report:
+        if "seeds" in report:
+            images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
+            return f"Standard deviations on [-1, 1]; {images}, {report['seeds']} seeds; {place}; {origin}"
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
         cut = f", {report['crops']} crops of each," if report.get("crops", 1) > 1 else ""
         images = f"{report['images']} images of {report['data']}{cut} at {report['size']} x {report['size']}"
