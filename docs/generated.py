@@ -13,7 +13,7 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -62,11 +62,18 @@ def commands() -> str:
     """The page of the commands: a section for each, in the order of `stepladder --help`."""
     group = typer.main.get_group(app)
     parts = [HEAD, _help(group, "stepladder")]
+    parts += _sections(group, "stepladder")
+    return "\n".join(parts)
+
+
+def _sections(group: typer.core.TyperGroup, above: str) -> Iterator[str]:
+    """A section for each command of a group; those of a group inside follow it."""
     for name in group.list_commands(typer.Context(group)):
         command = group.commands[name]
-        assert isinstance(command, typer.core.TyperCommand)
-        parts.append(f"## stepladder {name}\n\n{_help(command, f'stepladder {name}')}")
-    return "\n".join(parts)
+        assert isinstance(command, typer.core.TyperCommand | typer.core.TyperGroup)
+        yield f"## {above} {name}\n\n{_help(command, f'{above} {name}')}"
+        if isinstance(command, typer.core.TyperGroup):
+            yield from _sections(command, f"{above} {name}")
 
 
 def concepts() -> str:

@@ -103,7 +103,7 @@ def test_names_that_cannot_be_files_are_neither_written_nor_read(tmp_path, name)
 
 
 def test_a_file_that_would_write_outside_its_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("stepladder.latents._is_plain", lambda name: True)
+    monkeypatch.setattr("stepladder.stored._is_plain", lambda name: True)
     write_latents(tmp_path / "z", content("../escape"))
     monkeypatch.undo()
     assert "odd name, values or size of '../escape'" in refusal(tmp_path / "z")

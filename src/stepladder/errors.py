@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "ExportError",
     "ImageError",
     "MissingDependencyError",
     "OutputError",
@@ -38,6 +39,10 @@ class CheckpointError(StepladderError):
 
 class OutputError(StepladderError):
     """A result that cannot be written: it exists already, or the disk refuses it."""
+
+
+class ExportError(StepladderError):
+    """A model that cannot be exported, or whose export differs from it."""
 
 
 class MissingDependencyError(StepladderError, ImportError):

@@ -1,39 +1,19 @@
-"""The latent file: latents of many images in one safetensors file.
+"""Latents of many images, and the file that holds them (`stepladder.stored`), as tensors."""
 
-One tensor for each image, under the name of the image. A model with a continuous latent stores the latent in float32,
-(c, h, w) or (N, D); a model with a quantised one stores the indices of its codes, (h, w) or (N,), in the smallest of
-uint8, uint16 and int32 that holds the codebook. The metadata holds
-
-    format = "stepladder-latents"
-    format_version = "3"
-    model           what encoded them, as it was named then
-    fingerprint     of its encoder: latents fit every model whose encoder has the same one
-    codebook_size   K, where indices are stored: they are 0 .. K - 1
-    sizes           JSON object, image name -> [H, W], to which a decode crops
-    sha256          of names, values and all of the above, so that a damaged file is an error and never a worse picture
-
-Versions 1 (latents) and 2 (indices) are read as well; their hash is of names and values alone.
-
-Any program that reads safetensors can read the latents: https://github.com/huggingface/safetensors
-"""
-
-import hashlib
-import json
 import math
-import unicodedata
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from numpy.typing import NDArray
 from torch import Tensor
 
+from stepladder import stored as files
 from stepladder.errors import DataError, ImageError
-from stepladder.files import PathLike, parse_json, write_atomically
+from stepladder.files import PathLike
 from stepladder.layouts import Layout
+from stepladder.stored import LATENTS_FORMAT, LATENTS_VERSION, check_names, value_bits
 
 __all__ = [
     "LATENTS_FORMAT",
@@ -46,14 +26,6 @@ __all__ = [
     "value_bits",
     "write_latents",
 ]
-
-LATENTS_FORMAT = "stepladder-latents"
-LATENTS_VERSION = "3"
-"""Of the files that are written. Rises with every change that older code could not read."""
-
-_UNPROTECTED = ("1", "2")
-"""Versions whose hash leaves the metadata out."""
-_RESERVED = "__metadata__"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,32 +108,10 @@ class LatentFile:
             )
 
 
-def value_bits(codebook_size: int | None) -> float:
-    """Bits of one value of a latent, 32, or of one index, log2 of the codebook's size.
-
-    The second is what a perfect packing would take, a little less than the file.
-    """
-    return 32 if codebook_size is None else math.log2(codebook_size)
-
-
 def index_dtype(codebook_size: int) -> torch.dtype:
     """The smallest of uint8, uint16 and int32 that holds the indices of a codebook."""
-    return next(d for d in (torch.uint8, torch.uint16, torch.int32) if codebook_size - 1 <= torch.iinfo(d).max)
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Checks that images can be stored under their names.
-
-    Raises:
-        DataError: If two have one name, or a name cannot be that of a file.
-    """
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"Two latents have the name '{name}'. A file takes each name once: rename an image.")
-        if not _is_plain(name):
-            raise DataError(f"Latent name {name!r} cannot be stored. Rename the image to a plain file name.")
-        seen.add(name)
+    dtype: torch.dtype = getattr(torch, files.index_dtype(codebook_size).__name__)
+    return dtype
 
 
 def write_latents(path: PathLike, content: LatentFile, *, force: bool = False) -> None:
@@ -172,26 +122,11 @@ def write_latents(path: PathLike, content: LatentFile, *, force: bool = False) -
             or an index is no code.
         OutputError: If `path` exists and `force` is not set, or it cannot be written.
     """
-    check_names(stored.name for stored in content.latents)
-    if not content.latents:
-        raise DataError("There are no latents to write. Encode at least one image.")
-    size = content.codebook_size
-    if size is not None and (odd := _first_outside(content.latents, size)):
-        raise DataError(f"Cannot store latents: {odd}. The model's weights are damaged: use another copy of it.")
-    for stored in content.latents:
-        if not stored.values.isfinite().all():
-            raise DataError(f"Latent '{stored.name}' holds NaN or infinity. Latents are finite. Encode it again.")
-    tensors = {stored.name: stored.values.detach().to("cpu", content.dtype).contiguous() for stored in content.latents}
-    metadata = {
-        "format": LATENTS_FORMAT,
-        "format_version": LATENTS_VERSION,
-        "model": content.model,
-        "fingerprint": content.fingerprint,
-        **({} if size is None else {"codebook_size": str(size)}),
-        "sizes": json.dumps({stored.name: stored.size for stored in content.latents}),
-    }
-    blob = save(tensors, metadata={**metadata, "sha256": _digest(tensors, metadata)})
-    write_atomically(Path(path), lambda temporary: temporary.write_bytes(blob), force=force)
+    latents = tuple(
+        files.Stored(name=stored.name, values=_array(stored.values), size=stored.size) for stored in content.latents
+    )
+    known = {"model": content.model, "fingerprint": content.fingerprint, "codebook_size": content.codebook_size}
+    files.write_content(path, files.Content(**known, latents=latents), force=force)  # type: ignore[arg-type]
 
 
 def read_latents(path: PathLike) -> LatentFile:
@@ -200,75 +135,20 @@ def read_latents(path: PathLike) -> LatentFile:
     Raises:
         DataError: If it cannot be read, is no latent file, is of another version, or is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-        raise DataError(f"Cannot read latents {path}: {reason}. Check the path.") from error
-    except (SafetensorError, ValueError) as error:
-        raise DataError(
-            f"Cannot read latents {path}: it is no safetensors file, or it is damaged ({error}). Encode again."
-        ) from error
-    if metadata.get("format") != LATENTS_FORMAT:
-        raise DataError(f"{path} holds no latents of images. Accepted: what `stepladder encode` writes.")
-    if metadata.get("format_version") not in (*_UNPROTECTED, LATENTS_VERSION):
-        raise DataError(
-            f"{path} has format version {metadata.get('format_version')}. "
-            f"Accepted: {', '.join(_UNPROTECTED)} and {LATENTS_VERSION}. "
-            "Use the release of stepladder that wrote it, or encode again."
-        )
-    try:
-        return _content(metadata, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"Latents {path} are damaged ({error}). Encode the images again.") from error
-
-
-def _content(metadata: dict[str, str], tensors: dict[str, Tensor]) -> LatentFile:
-    if _digest(tensors, metadata) != metadata["sha256"]:
-        raise ValueError("their SHA-256 is not the one in the file")
-    codebook_size = _codebook_size(metadata)
-    dtype = torch.float32 if codebook_size is None else index_dtype(codebook_size)
-    sizes = parse_json(metadata["sizes"])
-    if not tensors or set(sizes) != set(tensors):
-        raise ValueError("names and sizes do not belong together")
-    latents = []
-    for name, values in tensors.items():
-        height, width = sizes[name]
-        if not _is_plain(name) or values.dtype != dtype or not (_is_side(height) and _is_side(width)):
-            raise ValueError(f"odd name, values or size of {name!r}")
-        if not values.isfinite().all():
-            raise ValueError(f"{name!r} holds NaN or infinity")
-        values = values if codebook_size is None else values.long()
-        latents.append(StoredLatent(name=name, values=values, size=(height, width)))
-    if codebook_size is not None and (odd := _first_outside(latents, codebook_size)):
-        raise ValueError(odd)
+    content = files.read_content(path)
+    latents = tuple(
+        StoredLatent(name=stored.name, values=torch.from_numpy(stored.values), size=stored.size)
+        for stored in content.latents
+    )
     return LatentFile(
-        model=metadata["model"],
-        fingerprint=metadata["fingerprint"],
-        codebook_size=codebook_size,
-        latents=tuple(latents),
+        model=content.model, fingerprint=content.fingerprint, codebook_size=content.codebook_size, latents=latents
     )
 
 
-def _codebook_size(metadata: dict[str, str]) -> int | None:
-    if "codebook_size" not in metadata:
-        return None
-    size = int(metadata["codebook_size"])
-    if not 0 < size <= torch.iinfo(torch.int32).max:
-        raise ValueError(f"odd codebook size {size}")
-    return size
-
-
-def _first_outside(latents: Iterable[StoredLatent], codebook_size: int) -> str | None:
-    """What is wrong with the first index that is no code, if one is."""
-    for stored in latents:
-        indices = stored.values
-        outside = indices[(indices < 0) | (indices >= codebook_size)]
-        if outside.numel():
-            return f"index {int(outside[0])} of '{stored.name}' is outside the codebook, 0 to {codebook_size - 1}"
-    return None
+def _array(values: Tensor) -> NDArray[Any]:
+    """On the CPU; floats of any precision in single."""
+    plain = values.detach().cpu()
+    return (plain.float() if plain.is_floating_point() else plain).numpy()
 
 
 def _content_name(codebook_size: int | None) -> str:
@@ -278,25 +158,3 @@ def _content_name(codebook_size: int | None) -> str:
 def _without_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     """(c, h, w) to (h, w), (N, D) to (N,)."""
     return shape[1:] if len(shape) == 3 else shape[:1]
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.numpy().tobytes())
-    if metadata["format_version"] not in _UNPROTECTED:
-        protected = {key: value for key, value in metadata.items() if key != "sha256"}
-        digest.update(json.dumps(protected, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name can be that of a file in a folder: a decode writes there, and nowhere else."""
-    if name in ("", ".", "..", _RESERVED) or any(character in "/\\" for character in name):
-        return False
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)  # control, not text
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -7,6 +7,7 @@ ladder needs before decoding. A latent therefore does not depend on the ladder t
 share an encoder share latents.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -30,9 +31,9 @@ from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
-from stepladder.sampling.grids import time_grids
+from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.sampling.randomness import generators
+from stepladder.sampling.randomness import NoiseKind, NoiseSource, ZeroNoise, generators
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig
@@ -105,8 +106,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, to which images and latents are converted."""
+        """What the networks compute in, to which images and latents are converted."""
         return next(self.parameters()).dtype
+
+    def to_precision(self, dtype: torch.dtype) -> Self:
+        """Lets the networks compute in `dtype`, in place; the scale of the latent and all noise stay in float32."""
+        self.encoder.to(dtype)
+        self.decoder.to(dtype)
+        return self
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"], *, tile: int | None = None) -> Encoding:
@@ -136,6 +143,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
         sampler: SamplerConfig = EULER,
+        noise: NoiseKind = "drawn",
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
 
@@ -148,13 +156,21 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 bound memory and show nowhere. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
             sampler: How steps are taken, how much texture they may draw, and where they lie.
+            noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:
             ValueError: If the latent, the seeds, the steps, the size, the tile, the guidance or the sampler do not
                 fit, or the latent is not finite.
         """
         *_, image = self.decode_progressively(
-            code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance, sampler=sampler
+            code,
+            seeds=seeds,
+            steps=steps,
+            size=size,
+            tile=tile,
+            guidance=guidance,
+            sampler=sampler,
+            noise=noise,
         )
         return image
 
@@ -169,6 +185,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
         sampler: SamplerConfig = EULER,
+        noise: NoiseKind = "drawn",
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
         latent = code.latent if isinstance(code, Encoding) else code
@@ -178,9 +195,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
             raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
-        seeds = range(latent.shape[0]) if seeds is None else seeds
-        if len(seeds) != latent.shape[0]:
-            raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+        counts = steps_per_stage(self.schedule, self.steps_per_stage if steps is None else steps)
+        self._check_fused(counts)
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
         covered = self.layout.covers(padded)
@@ -188,14 +204,22 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             self.decoder.bind(padded, tile=side if max(covered) > side else 0, guidance=self.guidance(guidance)),
             self.schedule,
             size=covered,
-            generators=generators(seeds, latent.device),
-            grids=time_grids(
-                self.schedule, self.steps_per_stage if steps is None else steps, sampler.shifts(self.schedule)
-            ),
+            generators=_noise(noise, seeds, latent),
+            grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
             sampler=sampler,
+            batch=latent.shape[0],
         ):
             scale = end.stage.downscale
             yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+
+    def fuse(self) -> Self:
+        """A copy for decodes of one step in each stage: what depends on time alone is computed once, here.
+
+        It decodes to the same images, up to rounding, and takes no other number of steps.
+        """
+        fused = copy.deepcopy(self)
+        fused.decoder.network.fuse(self.schedule)
+        return fused.requires_grad_(False)
 
     def latent_from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent of code indices, exactly as `encode` gave it beside them.
@@ -282,7 +306,12 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         Args:
             save_directory: Made if it is not there.
             dtype: What weights are stored as; they are read back as float32.
+
+        Raises:
+            ValueError: If the tokenizer is fused.
         """
+        if self.decoder.network.fused:
+            raise ValueError("A fused tokenizer cannot be saved: weights were dropped. Save the one that it came from.")
         write_checkpoint(Path(save_directory), unstructure(self.config), self.state_dict(), dtype=dtype)
 
     @classmethod
@@ -316,6 +345,13 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             ) from error
         return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
 
+    def _check_fused(self, steps: Sequence[int]) -> None:
+        if self.decoder.network.fused and set(steps) != {1}:
+            raise ValueError(
+                f"Steps {list(steps)} do not fit a fused tokenizer, which takes one in each stage. Pass steps=1, or "
+                "decode with the tokenizer that it came from."
+            )
+
     def _check_tile(self, tile: int) -> None:
         multiple = self.side_multiple
         if tile < 0 or tile % multiple:
@@ -330,3 +366,21 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
                 f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
                 f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
             )
+
+
+def _noise(
+    kind: NoiseKind, seeds: Sequence[int] | None, latent: Float[Tensor, "b ..."]
+) -> list[torch.Generator] | NoiseSource:
+    """Where the noise of a decode of latents comes from.
+
+    Raises:
+        ValueError: If there is no seed for each latent, or there are seeds that nothing is drawn from.
+    """
+    if kind == "zero":
+        if seeds is not None:
+            raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
+        return ZeroNoise(latent.device)
+    seeds = range(latent.shape[0]) if seeds is None else seeds
+    if len(seeds) != latent.shape[0]:
+        raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
+    return generators(seeds, latent.device)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from stepladder.integrations import diffusers
+from stepladder.integrations.diffusers import contenders
 from stepladder.measure import benchmarking
 from stepladder.measure.contenders import single_pass_contender
 
@@ -23,7 +23,7 @@ def foreign(monkeypatch):
 
     network = nn.Sequential(nn.Upsample(scale_factor=8), nn.Conv2d(4, 3, 1))
     build = lambda: single_pass_contender("autoencoder-tiny", network, latent_channels=4, stride=8)  # noqa: E731
-    monkeypatch.setitem(diffusers.DECODERS, "tiny", build)
+    monkeypatch.setitem(contenders.DECODERS, "tiny", build)
 
 
 def test_benchmark_as_json_is_one_object_with_a_row_for_each_size_and_model(run, model):

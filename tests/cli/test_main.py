@@ -10,7 +10,7 @@ import pytest
 import stepladder
 from stepladder import errors
 
-COMMANDS = ["reconstruct", "encode", "decode", "evaluate", "benchmark", "train", "distill", "info"]
+COMMANDS = ["reconstruct", "encode", "decode", "evaluate", "benchmark", "train", "distill", "info", "bulk"]
 SCRIPT = "from stepladder.cli import main; main()"
 
 

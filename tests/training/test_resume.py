@@ -90,14 +90,6 @@ def test_accumulated_batches_are_counted_when_a_run_goes_on(make_config, tmp_pat
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
 
 
-def test_a_checkpoint_that_calls_the_discriminator_opponent_is_read(uninterrupted, tmp_path):
-    place = Path(shutil.copytree(uninterrupted / "checkpoints" / LAST, tmp_path / LAST))
-    content = torch.load(place / "state.pt", weights_only=True)
-    content["opponent"] = content.pop("discriminator") | {"weight": torch.ones(1)}
-    torch.save(content, place / "state.pt")
-    assert load_state(place).discriminator["weight"].item() == 1
-
-
 def test_the_same_run_again_is_the_same_bit_for_bit(make_config, uninterrupted, tmp_path):
     train(make_config(), tmp_path)
     assert_ended_alike(tmp_path, uninterrupted)

@@ -73,6 +73,12 @@ class LatentScale(nn.Module):
         shape[channel_dim(raw)] = -1
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
 
+    def spread(self, std: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Normalises standard deviations of a latent, as `forward` does its values."""
+        shape = [1] * std.ndim
+        shape[channel_dim(std)] = -1
+        return std * (self.variance + 1e-6).rsqrt().view(shape)
+
     @torch.no_grad()
     def trust(self) -> None:
         """Takes the present values as measured: from here on they only follow, with the full momentum."""

@@ -39,9 +39,11 @@ def straight_through(value: Float[Tensor, "*shape"], smooth: Float[Tensor, "*sha
 @torch.no_grad()
 def code_statistics(indices: Int[Tensor, "b ..."], codebook_size: int) -> dict[str, Float[Tensor, ""]]:
     """Usage and perplexity of the codes of a batch, for its records."""
-    _, counts = indices.unique(return_counts=True)
-    shares = counts / indices.numel()
+    places = indices.flatten().sort().values
+    begins = torch.cat([places.new_ones(1), (places.diff() != 0).long()])  # sizes that depend on values would wait
+    counts = torch.zeros_like(places).scatter_add_(0, begins.cumsum(0) - 1, torch.ones_like(places))
+    shares = counts / places.numel()
     return {
-        "codebook_usage": torch.tensor(counts.numel() / codebook_size, device=indices.device),
+        "codebook_usage": begins.sum() / codebook_size,
         "codebook_perplexity": torch.special.entr(shares).sum().exp(),
     }

@@ -18,6 +18,7 @@ It is own code, because vector-quantize-pytorch 1.32 cannot be built on the meta
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,7 +93,7 @@ class FSQBottleneck(Bottleneck):
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The latent that `forward` gives beside these indices, each from 0 to `codebook_size` - 1."""
-        sizes = torch.tensor(self.config.levels, device=indices.device)
+        sizes = _constant(self.config.levels, indices)
         levels = indices[..., None] // self._place_values(indices) % sizes
         return from_rows(self._normalised(levels.float()))
 
@@ -103,9 +104,13 @@ class FSQBottleneck(Bottleneck):
 
     def _top(self, like: Tensor) -> Tensor:
         """L - 1 of each channel."""
-        return torch.tensor([level - 1.0 for level in self.config.levels], device=like.device)
+        return _constant([level - 1.0 for level in self.config.levels], like)
 
     def _place_values(self, like: Tensor) -> Tensor:
         """1, L_1, L_1 L_2, ..."""
-        values = [math.prod(self.config.levels[:i]) for i in range(len(self.config.levels))]
-        return torch.tensor(values, device=like.device)
+        return _constant([math.prod(self.config.levels[:i]) for i in range(len(self.config.levels))], like)
+
+
+def _constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """On the device of a tensor, filled there: a copy from the host would make it wait."""
+    return torch.stack([torch.full((), value, device=like.device) for value in values])

@@ -20,7 +20,20 @@ import typer
 from typer.core import TyperGroup
 
 from stepladder import __version__
-from stepladder.cli import benchmark, decode, distill, encode, evaluate, info, reconstruct, schedule, train
+from stepladder.cli import (
+    benchmark,
+    bulk,
+    decode,
+    distill,
+    encode,
+    evaluate,
+    export,
+    info,
+    reconstruct,
+    schedule,
+    serve,
+    train,
+)
 from stepladder.cli._output import explain, is_out_of_memory, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
 from stepladder.memory import keep_freed_memory
@@ -121,10 +134,13 @@ for command in (
     benchmark.benchmark,
     train.train,
     distill.distill,
+    export.export,
     info.info,
     schedule.schedule,
+    serve.serve,
 ):
     app.command()(command)
+app.add_typer(bulk.app)
 
 
 class _Talk(logging.Handler):

@@ -34,7 +34,7 @@ def schedule(
     limit: Limit = 64,
     stages: Stages = None,
     contributions: Contributions = False,
-    device: Device = None,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Measure what the latent leaves open at each scale, and propose where stages end.

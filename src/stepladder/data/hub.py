@@ -28,6 +28,7 @@ class _Rows:
         self.name = name
         self._column = "image" if "image" in columns else columns[0]
         self._rows: Any = rows.select_columns([self._column]).cast_column(self._column, datasets.Image(decode=False))
+        self._others: Any = rows.remove_columns(columns) if len(rows.features) > len(columns) else None
         if not len(self):
             raise DataError(f"No images in {self.name}. The split has no rows. Choose another split.")
 
@@ -42,6 +43,10 @@ class _Rows:
         if value.get("path"):
             return read_bytes(Path(value["path"]), key=self.key(index))
         raise ImageError(f"Image {self.key(index)} is empty. A row must hold an image. Choose another data set.")
+
+    def columns(self, index: int) -> dict[str, Any]:
+        """The other columns of a row."""
+        return dict(self._others[index]) if self._others is not None else {}
 
     def key(self, index: int) -> str:
         """Data set and row: `owner/name:train#17`."""

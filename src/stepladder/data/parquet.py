@@ -16,24 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepladder.errors import DataError, ImageError, MissingDependencyError
-
-try:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-except ImportError as error:
-    raise MissingDependencyError(
-        "Parquet files cannot be read: pyarrow is not installed. They need the extra 'train'. "
-        "Run pip install 'stepladder[train]'."
-    ) from error
+from stepladder.data.arrow import first_line, image_column, pa, pc, pq
+from stepladder.errors import DataError, ImageError
 
 __all__ = ["CACHE_BYTES", "ParquetImages"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of row groups one source keeps in each process."""
-
-_USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
 
 
 class ParquetImages:
@@ -99,7 +88,7 @@ class ParquetImages:
                     values = file.read_row_group(number, columns=[column], use_threads=False).column(0)
             except (pa.ArrowException, OSError) as error:
                 raise ImageError(
-                    f"Image {self.key(index)} cannot be read from {path}: {_first_line(error)}. A complete Parquet "
+                    f"Image {self.key(index)} cannot be read from {path}: {first_line(error)}. A complete Parquet "
                     "file is needed. Fetch it again."
                 ) from error
             self._cache[group] = pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
@@ -117,33 +106,8 @@ def _describe(path: Path) -> tuple[str, list[int]]:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"Parquet file {path} cannot be read: {_first_line(error)}. A complete Parquet file is needed. Fetch it "
+            f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it "
             "again if it is damaged."
         ) from error
-    structs = [f.name for f in schema if pa.types.is_struct(f.type) and _is_binary_field(f.type, "bytes")]
-    candidates = structs or [f.name for f in schema if _is_binary(f.type)]
-    usual = [name for name in _USUAL_NAMES if name in candidates]
-    if not usual and len(candidates) != 1:
-        columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
-        raise DataError(
-            f"Parquet file {path} has {'several' if candidates else 'no'} image columns; its columns are {columns}. "
-            "One struct with 'bytes', or one binary column, is needed. Rename the image column to 'image'."
-        )
-    column = (usual or candidates)[0]
-    return (f"{column}.bytes" if structs else column), rows
-
-
-def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_binary_field(struct: Any, name: str) -> bool:
-    return struct.get_field_index(name) >= 0 and _is_binary(struct.field(name).type)
-
-
-def _short(kind: Any) -> str:
-    return "struct" if pa.types.is_struct(kind) else str(kind)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    column = image_column(path, schema)
+    return (f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column), rows

@@ -25,7 +25,7 @@ from stepladder.data.tar import TarImages
 from stepladder.errors import DataError
 from stepladder.images import images_below, is_image_name
 
-__all__ = ["ImageSource", "open_source"]
+__all__ = ["ImageSource", "expand", "hub_id", "is_saved", "kind_of", "open_source", "parquet_files"]
 
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>\S+))?")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -34,7 +34,7 @@ _MAX_SHARDS = 100_000
 _ACCEPTED = "Data is a folder of images, .tar shards, .parquet files (wildcards allowed), or a hub data set owner/name"
 
 
-def _is_saved(path: Path) -> bool:
+def is_saved(path: Path) -> bool:
     """Whether a folder is what `save_to_disk` of the package datasets wrote."""
     return (path / "dataset_dict.json").is_file() or (
         (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
@@ -73,17 +73,17 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
     """
     entries = [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(entry) for entry in data]
     name = ", ".join(entries)
-    if len(entries) == 1 and (hub := _hub_id(entries[0])):
+    if len(entries) == 1 and (hub := hub_id(entries[0])):
         from stepladder.data.hub import HubImages
 
         return HubImages(hub[0], split=hub[1])
-    paths = [path for entry in entries for path in _expand(entry)]
-    if len(paths) == 1 and _is_saved(paths[0]):
+    paths = [path for entry in entries for path in expand(entry)]
+    if len(paths) == 1 and is_saved(paths[0]):
         from stepladder.data.hub import SavedImages
 
         return SavedImages(paths[0], name=name)
-    paths = [inner for path in paths for inner in _parquet_files(path) or [path]]
-    kinds = {_kind(path) for path in paths}
+    paths = [inner for path in paths for inner in parquet_files(path) or [path]]
+    kinds = {kind_of(path) for path in paths}
     if len(kinds) != 1:
         found = " and ".join(sorted(kinds)) or "nothing"
         raise DataError(f"The data names {found}: '{name}'. {_ACCEPTED}. Give paths of one kind.")
@@ -98,7 +98,7 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
             return FolderImages(paths, name=name)
 
 
-def _expand(entry: str) -> list[Path]:
+def expand(entry: str) -> list[Path]:
     """The existing paths that an entry means, sorted."""
     path = Path(entry).expanduser()
     if path.exists():
@@ -112,7 +112,7 @@ def _expand(entry: str) -> list[Path]:
     return found
 
 
-def _parquet_files(folder: Path) -> list[Path]:
+def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files of a folder that holds no images, such as a downloaded data set; none of anything else.
 
     Raises:
@@ -159,7 +159,12 @@ def _expand_ranges(pattern: str) -> Iterator[str]:
         yield from _expand_ranges(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """What a path is: "tar shards", "Parquet files" or "image files".
+
+    Raises:
+        DataError: If it is none of them.
+    """
     name = path.name.lower()
     if path.is_dir():
         return "image files"
@@ -172,7 +177,7 @@ def _kind(path: Path) -> str:
     raise DataError(f"The data '{path}' is of no known kind. {_ACCEPTED}. Check the path.")
 
 
-def _hub_id(entry: str) -> tuple[str, str | None] | None:
+def hub_id(entry: str) -> tuple[str, str | None] | None:
     """The name and split of a hub data set, or None if the entry means files."""
     found = _HUB_ID.fullmatch(entry)
     if found is None or Path(entry).exists() or re.search(r"\.(tar|tgz|parquet|gz)$", entry) or is_image_name(entry):

@@ -178,7 +178,7 @@ class ConvDecoder(DecoderNetwork):
         base = context.base(stage, previous)
         estimate = linear_estimate(x, base, u, stage)
         dtype = self.stem.weight.dtype  # times and images stay in float32 until here
-        embedding = self._embedding(u, stage)
+        embedding = self.place(u, stage)
         seen = torch.cat([estimate.innovation, base], dim=1).to(dtype)  # (B, 6, h, w)
         features = self._features(seen, embedding, stage, context, previous)  # (B, width, h/4, w/4)
         residual = self._head(features, seen, embedding)
@@ -187,7 +187,7 @@ class ConvDecoder(DecoderNetwork):
         handed_on = (features,) if self.config.hand_on_features else ()
         return Denoised(clean_from_prediction(residual, self.config.prediction, x, u, stage), handed_on)
 
-    def _embedding(self, u: Tensor, stage: Stage) -> Float[Tensor, "b e"]:
+    def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b e"]:
         """Where on the ladder: noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)

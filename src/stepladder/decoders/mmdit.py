@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.configs import MAX_WIDTH, check_between
-from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
+from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction, enlarge
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout, token_cell
 from stepladder.nn.blocks import zero_init
@@ -35,7 +35,6 @@ from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
 from stepladder.nn.transformer import AdaptiveNorm, JointBlock, check_transformer, run_blocks
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import LinearEstimate, linear_estimate
-from stepladder.sampling.scales import up
 from stepladder.sampling.stages import Stage
 
 __all__ = ["MMDiTDecoder", "MMDiTDecoderConfig"]
@@ -179,7 +178,7 @@ class MMDiTDecoder(DecoderNetwork):
             estimate = linear_estimate(x, base, u, stage)
         else:  # the latent has not been read yet: what it leaves open is not what is left of the base
             estimate = LinearEstimate(clean=base, deviation=torch.ones_like(u)[:, None, None, None], innovation=x)
-        embedding = self._embedding(u, stage)
+        embedding = self.place(u, stage)
         sees_base = config.previous or config.linear
         seen = torch.cat([estimate.innovation, base], dim=1) if sees_base else estimate.innovation
         residual = self._residual(seen.to(self.stem.weight.dtype), embedding, context)
@@ -190,9 +189,9 @@ class MMDiTDecoder(DecoderNetwork):
     def _base(self, x: Tensor, stage: Stage, context: Context, previous: Denoised | None) -> Float[Tensor, "b 3 h w"]:
         if self.config.linear:
             return context.base(stage, previous)
-        return torch.zeros_like(x) if previous is None else up(previous.clean)
+        return torch.zeros_like(x) if previous is None else enlarge(previous.clean)
 
-    def _embedding(self, u: Tensor, stage: Stage) -> Float[Tensor, "b d"]:
+    def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b d"]:
         """Where on the ladder: noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)

@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stepladder.nn.embedding import Projection
+
 __all__ = ["ChannelNorm", "Modulation", "ResidualBlock", "channels_last", "zero_init"]
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv2d)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
@@ -45,7 +47,7 @@ class Modulation(nn.Module):
     def __init__(self, embedding: int, channels: int, *, bounded: bool) -> None:
         super().__init__()
         self.bounded = bounded
-        self.project = zero_init(nn.Linear(embedding, 2 * channels))
+        self.project = zero_init(Projection(embedding, 2 * channels))
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
         """Returns x (1 + scale) + shift."""

@@ -1,4 +1,8 @@
-"""Embeddings of continuous numbers."""
+"""Embeddings of continuous numbers, and what layers make of an embedding.
+
+A network that runs at a few known times only needs no embedding: what each `Projection` makes of it is a row of a table
+(`tabulate`), and the network looks rows up by their number.
+"""
 
 import math
 
@@ -6,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["ScalarEmbedding"]
+__all__ = ["Projection", "ScalarEmbedding", "tabulate"]
 
 _MIN_TURNS = 0.5
 
@@ -31,3 +35,19 @@ class ScalarEmbedding(nn.Module):
         turns = _MIN_TURNS * (self.max_turns / _MIN_TURNS) ** exponents
         angles = numbers.float()[:, None] * (2 * math.pi * turns)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Projection(nn.Linear):
+    """What a layer makes of an embedding: scales, shifts, gates."""
+
+
+@torch.no_grad()
+def tabulate(network: nn.Module, embeddings: Float[Tensor, "n e"]) -> None:
+    """Replaces each projection in a network, in place, by the table of what it makes of `embeddings`.
+
+    Afterwards the layers take numbers of rows, int64 of shape (B,), in the place of embeddings.
+    """
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Projection):
+                setattr(module, name, nn.Embedding.from_pretrained(child(embeddings)))

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_number
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import zero_init
+from stepladder.nn.embedding import Projection
 from stepladder.nn.rotary import rotate, turns
 
 __all__ = ["AdaptiveNorm", "JointBlock", "SwiGLU", "TokenNorm", "check_transformer", "run_blocks"]
@@ -57,7 +58,7 @@ class AdaptiveNorm(nn.Module):
         super().__init__()
         self.width = width
         self.gain = nn.Parameter(torch.ones(width)) if embedding is None else None
-        self.modulation = None if embedding is None else zero_init(nn.Linear(embedding, 2 * width))
+        self.modulation = None if embedding is None else zero_init(Projection(embedding, 2 * width))
 
     def forward(self, x: Float[Tensor, "b n d"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b n d"]:
         """Normalises; `embedding` is there exactly if the norm was built for one."""
@@ -98,7 +99,7 @@ class _Stream(nn.Module):
             self.out = nn.Linear(width, width)
             self.mlp_norm = AdaptiveNorm(width, embedding)
             self.mlp = SwiGLU(width)
-            self.gates = None if embedding is None else zero_init(nn.Linear(embedding, 2 * width))
+            self.gates = None if embedding is None else zero_init(Projection(embedding, 2 * width))
 
     def project(
         self, x: Float[Tensor, "b n d"], turns: Float[Tensor, "2 n _"], embedding: Float[Tensor, "b e"] | None

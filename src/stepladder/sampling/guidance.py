@@ -27,6 +27,7 @@ https://arxiv.org/abs/2404.07724
 
 import math
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,11 @@ class GuidanceConfig:
         """Whether it changes nothing."""
         return self.scale == 1
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether the scale holds at all noise levels."""
+        return self.interval == (0.0, 1.0)
+
     def scales(self, coordinate: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The scale of each image, from its global noise coordinate."""
         low, high = self.interval
@@ -97,6 +103,7 @@ def guided(conditional: Denoiser, unconditional: Denoiser, config: GuidanceConfi
             config.scales(stage.coordinate(u)),
             lambda: evaluate(conditional, handed[0]),
             lambda: evaluate(unconditional, handed[1]),
+            present={config.scale} if config.is_everywhere else None,
         )
         return Denoised(clean, found[0].features + found[-1].features)
 
@@ -104,7 +111,11 @@ def guided(conditional: Denoiser, unconditional: Denoiser, config: GuidanceConfi
 
 
 def guide(
-    scales: Float[Tensor, " b"], conditional: Callable[[], Tensor], unconditional: Callable[[], Tensor]
+    scales: Float[Tensor, " b"],
+    conditional: Callable[[], Tensor],
+    unconditional: Callable[[], Tensor],
+    *,
+    present: AbstractSet[float] | None = None,
 ) -> Float[Tensor, "b ..."]:
     """Combines two predictions; one that no item of the batch needs is not made.
 
@@ -112,8 +123,9 @@ def guide(
         scales: One for each item.
         conditional: Predicts with the condition.
         unconditional: Predicts without.
+        present: The scales that there are; without them, the host waits for the device to read them.
     """
-    present = set(scales.tolist())
+    present = set(scales.tolist()) if present is None else present
     if present == {1.0}:
         return conditional()
     if present == {0.0}:

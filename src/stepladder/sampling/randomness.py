@@ -1,20 +1,69 @@
-"""Randomness that the caller holds: explicit generators, one for each image.
+"""Randomness that the caller holds: explicit generators, one for each image, or noise of another source.
 
 A batch drawn with one generator an image does not depend on who else is in the batch: image i decodes the same alone
 or among a thousand. Nothing here, or in any module that draws, touches torch's global state.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Generators", "generator", "generators", "normal", "uniform"]
+__all__ = [
+    "Generators",
+    "GivenNoise",
+    "NoiseKind",
+    "NoiseSource",
+    "ZeroNoise",
+    "generator",
+    "generators",
+    "normal",
+    "uniform",
+]
 
-Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
-"""One generator for a whole batch (training), or one for each image (decoding)."""
+NoiseKind: TypeAlias = Literal["drawn", "zero"]
+"""Where the noise of a decode comes from.
+
+    "drawn"   from the seed of each image
+    "zero"    nowhere: it is 0, and every decode of a latent gives the same image
+"""
+
+
+class NoiseSource(Protocol):
+    """What noise comes from in the place of generators."""
+
+    def normal(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
+        """Float32 of `shape`, which the caller may change in place."""
+        ...
+
+
+class GivenNoise:
+    """White noise that was drawn before, handed out in the order in which a decode asks: one part for each stage."""
+
+    def __init__(self, parts: Sequence[Float[Tensor, "b ..."]]) -> None:
+        self._parts = iter(parts)
+
+    def normal(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
+        """A copy of the next part."""
+        return next(self._parts).clone()
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroNoise:
+    """No noise. A student of one step hardly reads its noise, and then zeros do as well."""
+
+    device: torch.device | str = "cpu"
+
+    def normal(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
+        """Zeros."""
+        return torch.zeros(tuple(shape), device=self.device)
+
+
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | NoiseSource
+"""One generator for a whole batch (training), one for each image (decoding), or another source."""
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -34,17 +83,19 @@ def generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list
 
 
 def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b ..."]:
-    """White noise of `shape` (B, ...) in float32, on the device of the generators.
+    """Noise of `shape` (B, ...) in float32, on the device of the generators: white, unless another source says else.
 
     Args:
         shape: Shape of the batch; its first number must be the number of generators where one is given an image.
-        generators: One for the batch, or one for each image.
+        generators: One for the batch, one for each image, or another source.
 
     Raises:
         ValueError: If the number of generators is not the batch size.
     """
     if isinstance(generators, torch.Generator):
         return torch.randn(tuple(shape), generator=generators, device=generators.device)
+    if not isinstance(generators, Sequence):
+        return generators.normal(shape)
     if len(generators) != shape[0]:
         raise ValueError(f"{len(generators)} generators for {shape[0]} images. Pass one generator for each image.")
     noise = torch.empty(tuple(shape), dtype=torch.float32, device=generators[0].device if generators else None)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.sampling.denoiser import Denoised, Denoiser
-from stepladder.sampling.randomness import Generators, normal
+from stepladder.sampling.randomness import Generators, NoiseSource, normal
 from stepladder.sampling.scales import jump
 from stepladder.sampling.stages import Stage, StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig, Span, step, textured
@@ -59,9 +59,10 @@ def sample(
     schedule: StageSchedule,
     *,
     size: tuple[int, int],
-    generators: Sequence[torch.Generator],
+    generators: Sequence[torch.Generator] | NoiseSource,
     grids: Sequence[Sequence[float]],
     sampler: SamplerConfig = EULER,
+    batch: int | None = None,
     channels: int = 3,
 ) -> Iterator[StageEnd]:
     """Draws images by going up the ladder, and yields the end of each stage, coarse first.
@@ -70,9 +71,10 @@ def sample(
         denoiser: Evaluated once for each step of the grids.
         schedule: The ladder.
         size: (H, W) of the images; multiples of `schedule.multiple`.
-        generators: One for each image, on the device where the images shall be.
+        generators: One for each image, on the device where the images shall be; or another source of noise.
         grids: Local times of each stage, from 1 to 0 (`grids.time_grids`).
         sampler: How steps are taken; the grids have its shift already.
+        batch: Number of images; that of the generators by default, and needed with another source.
         channels: Image channels.
 
     Returns:
@@ -83,10 +85,13 @@ def sample(
     """
     if len(grids) != schedule.num_stages:
         raise ValueError(f"{len(grids)} time grids for {schedule.num_stages} stages. Pass one for each stage.")
+    if batch is None:
+        assert isinstance(generators, Sequence), "a source of noise does not say how many images there are"
+        batch = len(generators)
     through = [
         partial(integrate, denoiser=denoiser, grid=grid, sampler=sampler, generators=generators) for grid in grids
     ]
-    return run_stages(through, schedule, shape=(len(generators), channels, *size), generators=generators)
+    return run_stages(through, schedule, shape=(batch, channels, *size), generators=generators)
 
 
 def run_stages(
@@ -144,10 +149,7 @@ def integrate(
     start = torch.ones(x.shape[0], device=x.device) if start is None else start
     first: Denoised | None = None
     denoised: Denoised | None = None
-
-    def evaluate(x: Tensor, u: Tensor) -> Denoised:
-        return denoiser(x, u, stage, previous)
-
+    evaluate = partial(denoiser, stage=stage, previous=previous)
     for share, next_share in pairwise(grid):
         denoised = evaluate(x, share * start)
         first = first or denoised

@@ -21,7 +21,17 @@ from torch.nn import functional as F
 
 from stepladder.sampling.randomness import Generators, normal
 
-__all__ = ["MAX_GAMMA", "block_noise", "check_gamma", "down", "jump", "low_pass", "renoised_level", "up"]
+__all__ = [
+    "MAX_GAMMA",
+    "block_noise",
+    "check_gamma",
+    "down",
+    "jump",
+    "jump_weights",
+    "low_pass",
+    "renoised_level",
+    "up",
+]
 
 MAX_GAMMA = 1 / 3
 """Four values with common correlation -g have a valid covariance only up to g = 1/3."""
@@ -46,6 +56,12 @@ def renoised_level(t_end: float, gamma: float) -> float:
     """Noise level s after a jump from noise level `t_end`: s = 1 - alpha a, and at gamma = 1/3, s = 2t / (1+t)."""
     a = 1 - t_end
     return 1 - a * _alpha(t_end, gamma)
+
+
+def jump_weights(t_end: float, gamma: float) -> tuple[float, float]:
+    """Alpha and beta of a jump from noise level `t_end`: x <- alpha up(x) + beta n'."""
+    alpha = _alpha(t_end, gamma)
+    return alpha, alpha * t_end / math.sqrt(gamma)
 
 
 def block_noise(shape: tuple[int, ...], gamma: float, generators: Generators) -> Float[Tensor, "b c h w"]:
@@ -89,8 +105,7 @@ def jump(
 
     Reference: Pyramidal Flow Matching (Jin et al., 2024), section 3.2, https://arxiv.org/abs/2410.05954
     """
-    alpha = _alpha(t_end, gamma)
-    beta = alpha * t_end / math.sqrt(gamma)
+    alpha, beta = jump_weights(t_end, gamma)
     b, c, h, w = x.shape
     noise = block_noise((b, c, 2 * h, 2 * w), gamma, generators)
     return up(x).mul_(alpha).add_(noise.mul_(beta))  # in place: at full resolution, copies are what fills memory

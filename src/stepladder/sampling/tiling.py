@@ -1,9 +1,6 @@
 """Large images in overlapping tiles: a network takes the memory of a tile, and the image stays the same.
 
-The tiles of a side of length L lie edge to edge; around each, the network sees a margin of m more pixels:
-
-    kept  [a, b)     a = 0, T, 2T, ...;  b = min(a + T, L)
-    read  [a - m, b + m), cut at the borders of the image
+The tiles lie edge to edge; around each, the network sees a margin of m more pixels (`stepladder.tiles`).
 
 What a convolutional network says of a pixel depends on the pixels within some radius r alone, and on those far away
 hardly at all. With m >= r, what is kept of each tile is what the network says of the whole image, up to rounding; with
@@ -14,65 +11,16 @@ Nothing random happens in a tile. The noise of an image is drawn for all of it, 
 however it is cut.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.sampling.denoiser import Denoised, Denoiser, SpatialDenoiser
 from stepladder.sampling.stages import Stage
+from stepladder.tiles import tiles
 
-__all__ = ["Tile", "in_tiles", "tiled", "tiles"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
-    """A part of an image, as ranges of rows and of columns."""
-
-    size: tuple[int, int]
-    """(H, W) of the whole."""
-    kept: tuple[range, range]
-    """The pixels for which this tile answers; no two tiles share one."""
-    read: tuple[range, range]
-    """The pixels that the network sees: those, and a margin."""
-
-    def cut(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """What is read, out of a tensor whose grid covers the whole; its cells must not straddle the edge of a tile."""
-        rows, columns = (
-            _scaled(span, side, cells) for span, side, cells in zip(self.read, self.size, images.shape[2:], strict=True)
-        )
-        return images[:, :, rows, columns]
-
-    def paste(self, part: Float[Tensor, "b c h w"], whole: Float[Tensor, "b c h2 w2"]) -> None:
-        """Writes what is kept of a `part` that covers what was read into the `whole`, on any grid."""
-        inner, outer = [], []
-        for kept, read, side, cells in zip(self.kept, self.read, self.size, whole.shape[2:], strict=True):
-            place, seen = _scaled(kept, side, cells), _scaled(read, side, cells)
-            outer.append(place)
-            inner.append(slice(place.start - seen.start, place.stop - seen.start))
-        whole[:, :, outer[0], outer[1]] = part[:, :, inner[0], inner[1]]
-
-    def whole_like(self, part: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """An empty tensor for the whole, on the grid of a `part` that covers what was read."""
-        height, width = (
-            cells * side // len(span) for cells, side, span in zip(part.shape[2:], self.size, self.read, strict=True)
-        )
-        return part.new_empty((*part.shape[:2], height, width))
-
-
-def tiles(size: tuple[int, int], side: int, margin: int) -> Iterator[Tile]:
-    """The tiles of an image of (H, W), row by row.
-
-    Args:
-        size: (H, W).
-        side: Of a tile without its margin; those at the right and at the bottom may be smaller.
-        margin: Pixels to see on each side of it where the image has them.
-    """
-    rows, columns = (list(_spans(length, side, margin)) for length in size)
-    for kept_rows, read_rows in rows:
-        for kept_columns, read_columns in columns:
-            yield Tile(size=size, kept=(kept_rows, kept_columns), read=(read_rows, read_columns))
+__all__ = ["in_tiles", "tiled"]
 
 
 def tiled(denoiser: SpatialDenoiser, side: int, margin: int) -> Denoiser:
@@ -95,7 +43,7 @@ def tiled(denoiser: SpatialDenoiser, side: int, margin: int) -> Denoiser:
             lower = None if previous is None else previous.cut(tile.cut)
             found = denoiser.cut(tile.cut)(tile.cut(x), u, stage, lower)
             parts = (found.clean, *found.features)
-            wholes = wholes or [tile.whole_like(part) for part in parts]
+            wholes = wholes or [part.new_empty(tile.whole_shape(part)) for part in parts]
             for part, whole in zip(parts, wholes, strict=True):
                 tile.paste(part, whole)
         return Denoised(wholes[0], tuple(wholes[1:]))
@@ -117,21 +65,7 @@ def in_tiles(
     whole: Tensor | None = None
     for tile in tiles((images.shape[2], images.shape[3]), side, margin):
         part = network(tile.cut(images))
-        whole = tile.whole_like(part) if whole is None else whole
+        whole = part.new_empty(tile.whole_shape(part)) if whole is None else whole
         tile.paste(part, whole)
     assert whole is not None
     return whole
-
-
-def _spans(length: int, side: int, margin: int) -> Iterator[tuple[range, range]]:
-    """What is kept and what is read of a line of pixels, tile by tile."""
-    for start in range(0, length, side):
-        stop = min(start + side, length)
-        yield range(start, stop), range(max(0, start - margin), min(stop + margin, length))
-
-
-def _scaled(span: range, side: int, cells: int) -> slice:
-    """A range of a line of `side` pixels, in cells of a grid with `cells` of them."""
-    (start, rest), (stop, more) = (divmod(position * cells, side) for position in (span.start, span.stop))
-    assert rest == more == 0, f"{span} of {side} pixels does not end between two of {cells} cells"
-    return slice(start, stop)

@@ -1,29 +1,37 @@
 """Moving average of weights, warmed up so that a short run's average is not mostly its initial weights.
 
-decay(n) = min(d, (1 + n) / (10 + n))    at the n-th update
+decay(n) = min(d, (1 + n) / (10 + n))    after n steps
+
+It is own code, because AveragedModel of torch 2.13 reads a counter back from the device at every update.
 """
 
-from collections.abc import Sequence
+import copy
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["ema_decay", "make_ema"]
-
-
-def ema_decay(updates: int, limit: float) -> float:
-    """Decay at the update after `updates` ones."""
-    return min(limit, (1 + updates) / (10 + updates))
+__all__ = ["MovingAverage", "ema_decay"]
 
 
-def make_ema(module: nn.Module, limit: float) -> AveragedModel:
-    """A moving average of a module's parameters; buffers are copied. Call `update_parameters` after each step."""
+def ema_decay(step: int, limit: float) -> float:
+    """Decay at the update after step `step`, from 0."""
+    return min(limit, (1 + step) / (10 + step))
+
+
+class MovingAverage(nn.Module):
+    """A copy of a model, whose parameters follow as a moving average; buffers are copied."""
+
+    def __init__(self, model: nn.Module, limit: float) -> None:
+        """Starts from the weights of the model; `limit` is the decay that the warm-up leads to."""
+        super().__init__()
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.limit = limit
 
     @torch.no_grad()
-    def average(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
-        torch._foreach_lerp_(list(averages), list(values), 1 - ema_decay(int(updates), limit))
-
-    ema = AveragedModel(module, multi_avg_fn=average)
-    ema.requires_grad_(False)
-    return ema.eval()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the model after step `step`, from 0; the first one replaces the initial weights."""
+        averages: list[Tensor] = list(self.module.parameters())
+        values: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(averages, values, 1 - ema_decay(step, self.limit) if step else 1.0)
+        for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(value)

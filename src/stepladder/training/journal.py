@@ -65,8 +65,6 @@ class Journal:
 
     def record(self, step: int, rate: float, findings: Findings | None) -> None:
         """Writes a line, of the means since the last one."""
-        if self._file is None:
-            return
         record = self.means.record(
             step=step,
             steps=self._folder.config.steps,
@@ -74,6 +72,8 @@ class Journal:
             rate=rate,
             findings=findings or Findings(),
         )
+        if self._file is None:
+            return
         self._file.write(record)
         log_record(self._trackers, record)
         self._on_record(record)

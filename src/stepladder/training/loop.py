@@ -8,25 +8,25 @@ of no tokenizer: the prior of `examples/generation` trains in it, too.
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
 from stepladder.training.config import OptimiserConfig, RunConfig
-from stepladder.training.ema import make_ema
+from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
-from stepladder.training.hardware import compile_networks, environment, recomputing
+from stepladder.training.hardware import compile_networks, environment, precision_on, recomputing
 from stepladder.training.interruption import Interruption
 from stepladder.training.journal import Journal, Validation
 from stepladder.training.objective import Objective, OptimiserGroup, batch_seed
@@ -103,14 +103,10 @@ def fit(
                     run.accelerator.backward(loss / config.accumulate)
                 losses.append(parts)
             norms = _clip(run)
+            finite = _optimise(run, norms)
+            run.ema.update(run.objective.model, step)
             step += 1
-            if all(torch.isfinite(norm) for norm in norms.values()):
-                run.optimiser.step()
-                run.ema.update_parameters(run.objective.model)
-                journal.means.add(losses, norms["model"])
-            else:
-                journal.means.skip(step)
-            run.optimiser.zero_grad(set_to_none=True)
+            journal.means.add(losses, norms["model"], finite)
             signal = interruption.noted(run.device)
             ends = step == last or signal is not None
             if step % config.save_every == 0 or ends:
@@ -147,7 +143,7 @@ class _Run:
     """The objective; with several processes, it averages their gradients."""
     groups: list[OptimiserGroup]
     optimiser: torch.optim.Optimizer
-    ema: AveragedModel
+    ema: MovingAverage
 
     @property
     def device(self) -> torch.device:
@@ -176,7 +172,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
     """Everything but the checkpoint; writes nothing."""
     check_tracker(config)
     accelerator = Accelerator(
-        mixed_precision=config.precision,
+        mixed_precision=precision_on(PartialState().device, config),
         gradient_accumulation_steps=1,
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
         log_with=config.tracker,
@@ -185,7 +181,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
     objective = channels_last(task.objective.to(accelerator.device))
     recomputing(objective, config)
     groups = objective.optimiser_groups()
-    ema = make_ema(objective.model, config.ema_decay)
+    ema = MovingAverage(objective.model, config.ema_decay)
     optimiser = torch.optim.AdamW(
         [{"params": group.parameters, "relative_rate": group.relative_rate} for group in groups],
         lr=config.optimiser.learning_rate,
@@ -286,6 +282,19 @@ def _clip(run: _Run) -> dict[str, Tensor]:
     return {
         part: torch.as_tensor(run.accelerator.clip_grad_norm_(parameters, limit)) for part, parameters in parts.items()
     }
+
+
+def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
+    """Takes a step, unless a gradient is not finite; whether it did.
+
+    The fused optimiser decides that on the device: the host runs ahead of it, and asks only when it writes a record.
+    """
+    finite = torch.stack([norm.isfinite() for norm in norms.values()]).all()
+    inner = run.optimiser.optimizer if isinstance(run.optimiser, AcceleratedOptimizer) else run.optimiser
+    inner.found_inf = (~finite).float()  # type: ignore[union-attr]
+    run.optimiser.step()
+    run.optimiser.zero_grad(set_to_none=True)
+    return finite
 
 
 def _save(run: _Run, step: int) -> None:

@@ -125,33 +125,42 @@ class RunningMeans:
 
     def _reset(self) -> None:
         self._since = self.seconds
-        self._sums: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._finite: list[Tensor] = []
         self._names: tuple[str, ...] = ()
-        self._skipped = 0
 
-    def add(self, batches: Sequence[dict[str, Tensor]], norm: Tensor) -> None:
-        """Takes in the batches of one step; nothing is moved off the device before a record needs it."""
+    def add(self, batches: Sequence[dict[str, Tensor]], norm: Tensor, finite: Tensor) -> None:
+        """Takes in the batches of one step; nothing is moved off the device before a record needs it.
+
+        Args:
+            batches: Losses of each.
+            norm: Of the gradient.
+            finite: Whether the gradient was, so that the step was taken.
+        """
         self._names = ("gradient_norm", *batches[0])
         rows = [
             torch.stack([value.detach().float().reshape(()) for value in (norm, *losses.values())])
             for losses in batches
         ]
-        self._sums.append(torch.stack(rows).mean(0))
-        self._skipped_in_a_row = 0
+        self._rows.append(torch.stack(rows).mean(0))
+        self._finite.append(finite)
 
-    def skip(self, step: int) -> None:
-        """Counts a step that was left out, because its gradient was not finite.
+    def _taken(self, step: int) -> list[bool]:
+        """Whether each step was taken, up to this one.
 
         Raises:
-            TrainingError: If it is the last of many in a row.
+            TrainingError: If many in a row were not.
         """
-        self._skipped += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row == _MOST_SKIPPED:
-            raise TrainingError(
-                f"The gradient was not finite in {_MOST_SKIPPED} steps in a row, up to step {step}. One such step is "
-                "left out, so many mean that the run is lost. Start a new one with a lower optimiser.learning_rate."
-            )
+        taken: list[bool] = torch.stack(self._finite).tolist() if self._finite else []
+        for place, finite in enumerate(taken, start=step + 1 - len(taken)):
+            self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row == _MOST_SKIPPED:
+                raise TrainingError(
+                    f"The gradient was not finite in {_MOST_SKIPPED} steps in a row, up to step {place}. One such step "
+                    "is left out, so many mean that the run is lost. Start a new one with a lower "
+                    "optimiser.learning_rate."
+                )
+        return taken
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -162,21 +171,21 @@ class RunningMeans:
 
     def record(self, *, step: int, steps: int, images_per_step: int, rate: float, findings: Findings) -> StepRecord:
         """Means since the last record."""
-        count = len(self._sums) + self._skipped
-        values = torch.stack(self._sums).mean(0).tolist() if self._sums else []
-        means = dict(zip(self._names, values, strict=True))
+        taken = self._taken(step)
+        rows = torch.stack(self._rows)[taken] if any(taken) else None
+        means = {} if rows is None else dict(zip(self._names, rows.mean(0).tolist(), strict=True))
         self._tick()
         record = StepRecord(
             step=step,
             steps=steps,
             images_seen=step * images_per_step,
             seconds=self.seconds,
-            images_per_second=count * images_per_step / max(1e-9, self.seconds - self._since),
+            images_per_second=len(taken) * images_per_step / max(1e-9, self.seconds - self._since),
             learning_rate=rate,
             gradient_norm=means.pop("gradient_norm", None),
             loss=means.pop("total", None),
             losses=means | (findings.losses or {}),
-            skipped_steps=self._skipped,
+            skipped_steps=taken.count(False),
             validation_psnr_db=findings.psnr_db,
             stage_residuals=findings.stage_residuals,
         )

@@ -86,8 +86,6 @@ def load_state(place: Path) -> RunState:
     """
     try:
         data = torch.load(place / _STATE_FILE, map_location="cpu", weights_only=True)
-        if "opponent" in data:  # its name before version 0.1.0
-            data["discriminator"] = data.pop("opponent")
         return RunState(**data)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stepladder import ConfigError, MissingDependencyError
-from stepladder.integrations.diffusers import DECODERS, autoencoder_kl, autoencoder_tiny, find_decoders
+from stepladder.integrations.diffusers.contenders import DECODERS, autoencoder_kl, autoencoder_tiny, find_decoders
 from stepladder.measure import benchmarking
 from stepladder.measure.benchmarking import benchmark
 from stepladder.measure.contenders import Contender, Setting

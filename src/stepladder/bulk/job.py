@@ -1,0 +1,77 @@
+"""What a worker is handed, and what it hands back. Workers raise nothing: a failure is a value."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from stepladder.bulk.manifest import Entry
+from stepladder.data.pieces import Piece
+from stepladder.data.remote import RemoteError
+from stepladder.errors import OutputError, StepladderError
+
+__all__ = ["Failure", "Job", "Outcome", "attempt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A shard that could not be made."""
+
+    shard: str
+    why: str
+    """One line."""
+    again: bool = False
+    """Whether another try may do."""
+    fatal: bool = False
+    """Whether all other shards would fail alike: the disk is full, memory is short."""
+    trace: str | None = None
+    """Of an error that nobody foresaw."""
+
+
+Outcome: TypeAlias = Entry | Failure
+
+
+class Job(Protocol):
+    """What all shards have in common. It can be pickled."""
+
+    @property
+    def threads(self) -> int:
+        """Of torch, in a worker."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Kind of device."""
+        ...
+
+    def start(self, worker: int) -> Callable[[Piece], Outcome]:
+        """Loads the model; the function that then makes shards."""
+        ...
+
+
+def attempt(make: Callable[[Piece], Entry], piece: Piece) -> Outcome:
+    """Makes a shard; whatever goes wrong becomes a value."""
+    try:
+        return make(piece)
+    except RemoteError as error:
+        return Failure(shard=piece.name, why=_line(error), again=True)
+    except OutputError as error:
+        return Failure(shard=piece.name, why=_line(error), fatal=True)
+    except StepladderError as error:
+        return Failure(shard=piece.name, why=_line(error))
+    except Exception as error:
+        if _is_out_of_memory(error):
+            why = (
+                "Not enough memory for a batch. Smaller batches are needed. Pass a smaller --batch and another output."
+            )
+            return Failure(shard=piece.name, why=why, fatal=True)
+        return Failure(shard=piece.name, why=_line(error), fatal=True, trace=traceback.format_exc())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

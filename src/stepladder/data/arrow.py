@@ -1,0 +1,140 @@
+"""The one place that imports pyarrow: Parquet files as streams of rows, and tables written."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stepladder.data.remote import open_file
+from stepladder.errors import DataError, MissingDependencyError
+
+try:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise MissingDependencyError(
+        "Parquet files cannot be read: pyarrow is not installed. They need the extra 'train'. "
+        "Run pip install 'stepladder[train]'."
+    ) from error
+
+__all__ = ["first_line", "image_column", "pa", "pc", "pq", "row_count", "rows_of", "tables_of", "write_table"]
+
+_USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
+_ROWS_AT_ONCE = 64
+
+
+def row_count(path: str) -> int:
+    """Rows of a Parquet file, from its footer.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    with open_file(path) as file:
+        try:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def rows_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, bytes | None, dict[str, Any]]]:
+    """Place, image and other columns of `count` rows of a Parquet file from row `first` on; of all that follow if None.
+
+    Raises:
+        DataError: If the file cannot be read, or has no image column or several.
+    """
+    for place, table in tables_of(path, first, count):
+        yield from _rows(table, image_column(path, table.schema), place)
+
+
+def tables_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, Any]]:
+    """The same rows as tables with the place of their first row; only their row groups are read, one at a time.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    with open_file(path) as stream:
+        try:
+            file = pq.ParquetFile(stream)
+            stop = file.metadata.num_rows if count is None else first + count
+            start = 0
+            for group in range(file.metadata.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                if start < stop and end > first:
+                    low, high = max(first, start), min(stop, end)
+                    yield low, file.read_row_group(group, use_threads=False).slice(low - start, high - low)
+                start = end
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def image_column(path: object, schema: Any) -> str:
+    """The image column of a schema: one struct with 'bytes', or one binary column.
+
+    Raises:
+        DataError: If there is none, or several of no usual name.
+    """
+    structs = [f.name for f in schema if pa.types.is_struct(f.type) and _is_binary_field(f.type, "bytes")]
+    candidates = structs or [f.name for f in schema if _is_binary(f.type)]
+    usual = [name for name in _USUAL_NAMES if name in candidates]
+    if not usual and len(candidates) != 1:
+        columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+        raise DataError(
+            f"Parquet file {path} has {'several' if candidates else 'no'} image columns; its columns are {columns}. "
+            "One struct with 'bytes', or one binary column, is needed. Rename the image column to 'image'."
+        )
+    name: str = (usual or candidates)[0]
+    return name
+
+
+def write_table(path: Path, columns: Mapping[str, Any], types: Mapping[str, str]) -> None:
+    """Writes a Parquet file.
+
+    Args:
+        path: Where.
+        columns: Values by name, as many in each.
+        types: Arrow types by name, such as "binary" or "list<int32>"; of the others, as their values are.
+    """
+    arrays = {}
+    for name, values in columns.items():
+        kind = types.get(name)
+        if kind is not None and kind.startswith("list<"):
+            arrays[name] = pa.array(values, pa.list_(pa.type_for_alias(kind[5:-1])))
+        else:
+            arrays[name] = pa.array(values, pa.type_for_alias(kind) if kind else None)
+    pq.write_table(pa.table(arrays), path, compression="zstd", row_group_size=_ROWS_AT_ONCE * 4)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error without its full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _rows(table: Any, column: str, first: int) -> Iterator[tuple[int, bytes | None, dict[str, Any]]]:
+    others = [name for name in table.column_names if name != column]
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+        part = table.slice(start, _ROWS_AT_ONCE)
+        images = part.column(column)
+        if pa.types.is_struct(images.type):
+            images = pc.struct_field(images, "bytes")
+        for place, (image, row) in enumerate(zip(images, part.select(others).to_pylist(), strict=True)):
+            data = image.as_py()
+            yield first + start + place, bytes(data) if data else None, row
+
+
+def _damaged(path: str, error: Exception) -> DataError:
+    return DataError(
+        f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it again "
+        "if it is damaged."
+    )
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_binary_field(struct: Any, name: str) -> bool:
+    return struct.get_field_index(name) >= 0 and _is_binary(struct.field(name).type)
+
+
+def _short(kind: Any) -> str:
+    return "struct" if pa.types.is_struct(kind) else str(kind)

@@ -1,0 +1,153 @@
+"""Decoders quantised to 8 bits by NNCF, where that keeps the quality.
+
+    calibrate    graphs of the float32 export run on images; what each of them got is what NNCF sees
+    check        on other images: PSNR of float32 less PSNR of int8, in one graph and stage by stage
+
+The encoder stays as it is, so that latents do.
+
+Reference: Neural Network Compression Framework (Kozlov et al., 2020), https://arxiv.org/abs/2002.08679
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from stepladder.errors import ConfigError, ExportError, MissingDependencyError
+from stepladder.pictures import centre_crop_resize, image_files, load_image, to_array
+from stepladder.runtime.manifest import GraphFile, Manifest, sha256
+from stepladder.runtime.model import Model
+from stepladder.runtime.sessions import Array
+
+__all__ = ["MAX_LOSS_DB", "calibration_images", "quantise"]
+
+MAX_LOSS_DB = 0.3
+"""PSNR that int8 may lose."""
+_SIDE = 256
+_MOST, _FEWEST = 64, 4
+"""Images that are used, half of them to calibrate and half to check."""
+
+
+def calibration_images(folder: Path, manifest: Manifest) -> list[Array]:
+    """Images (1, 3, S, S) of a folder, cut to the central square.
+
+    Raises:
+        ConfigError: If there are too few.
+        ImageError: If one cannot be read.
+    """
+    files = image_files(folder)
+    if len(files) < _FEWEST:
+        raise ConfigError(
+            f"Folder {folder} holds {len(files)} images. At least {_FEWEST} are needed to calibrate and check int8. "
+            "Name a folder with more, of the kind that will be decoded."
+        )
+    side = manifest.latent.side or _SIDE
+    picked = files[:: -(-len(files) // _MOST)]
+    return [to_array(centre_crop_resize(load_image(file), side))[None] for file in picked]
+
+
+def quantise(folder: Path, manifest: Manifest, images: Sequence[Array]) -> tuple[dict[str, GraphFile], float]:
+    """Quantises the decoder of a float32 export for OpenVINO, in place.
+
+    Args:
+        folder: Of the export.
+        manifest: Of it.
+        images: (1, 3, S, S), every other one to calibrate, the rest to check.
+
+    Returns:
+        The graphs, and the PSNR in dB that the decode loses.
+
+    Raises:
+        ExportError: If it loses more than `MAX_LOSS_DB`.
+        MissingDependencyError: If nncf is not installed.
+    """
+    nncf = _nncf()
+    calibrating, checking = images[::2], images[1::2]
+    model = _Watched(folder, manifest)
+    latents = [model.encode(image).latent for image in images]
+    before = _quality(model, latents[1::2], checking)
+    model.seen.clear()
+    _decode_all(model, latents[::2])
+    assert len(calibrating) == len(latents[::2])
+    files = dict(manifest.graphs)
+    for name in (name for name in files if name not in ("encoder", "lookup")):
+        files[name] = _quantise_one(nncf, folder, files[name], model.seen[name])
+    after = _quality(_Watched(folder, manifest), latents[1::2], checking)
+    loss = max(ours - theirs for ours, theirs in zip(before, after, strict=True))
+    if not loss <= MAX_LOSS_DB:
+        raise ExportError(
+            f"int8 loses {loss:.2f} dB on {len(checking)} images of {model.manifest.model}. Accepted: up to "
+            f"{MAX_LOSS_DB} dB. Nothing was kept. Leave --int8 out, or calibrate with more images of the right kind."
+        )
+    return files, loss
+
+
+class _Watched(Model):
+    """A model that remembers what its graphs get."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        super().__init__(folder, manifest, engine=None, precision="float32", threads=0)
+        self.seen: dict[str, list[dict[str, Array]]] = {}
+
+    def call(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As in a model."""
+        self.seen.setdefault(name, []).append({key: inputs[key].copy() for key in self.manifest.graphs[name].inputs})
+        return super().call(name, inputs)
+
+
+def _nncf() -> Any:
+    try:
+        import nncf
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "int8 needs the package nncf, which is not installed. It comes with the extra 'openvino'. "
+            "Run pip install 'stepladder[openvino]'."
+        ) from error
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf
+
+
+def _decode_all(model: Model, latents: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Each latent in one graph, and stage by stage."""
+    found = []
+    for latent in latents:
+        *_, last = model.decode_progressively(latent)
+        found.append((model.decode(latent), last))
+    return found
+
+
+def _quality(model: Model, latents: Sequence[Array], originals: Sequence[Array]) -> tuple[float, float]:
+    """Mean PSNR of both ways to decode."""
+    both = _decode_all(model, latents)
+    whole, staged = (
+        fmean(_psnr(pair[way], original) for pair, original in zip(both, originals, strict=True)) for way in (0, 1)
+    )
+    return whole, staged
+
+
+def _psnr(image: Array, original: Array) -> float:
+    """On [-1, 1]."""
+    height, width = original.shape[2:]
+    return float(-10 * np.log10(np.mean((image[..., :height, :width] - original) ** 2) / 4))
+
+
+def _quantise_one(nncf: Any, folder: Path, graph: GraphFile, seen: list[dict[str, Array]]) -> GraphFile:
+    import openvino
+
+    file = folder / graph.file
+    source = openvino.Core().read_model(file)
+    quantised = nncf.quantize(source, nncf.Dataset(seen), subset_size=len(seen))
+    place = file.with_stem(f"{file.stem}-int8")
+    openvino.save_model(quantised, place, compress_to_fp16=False)
+    del source
+    for suffix in (".xml", ".bin"):
+        place.with_suffix(suffix).replace(file.with_suffix(suffix))
+    return GraphFile(
+        file=graph.file,
+        sha256={name: sha256(folder / name) for name in graph.sha256},
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+    )

@@ -1,0 +1,34 @@
+"""Tokenizers in pipelines of the diffusers library, and its decoders to measure against.
+
+    import stepladder.integrations.diffusers as ladder
+
+    pipe.vae = ladder.autoencoder("photo")                  # a name, a folder, a hub id, or a Tokenizer
+    pipe(prompt, callback_on_step_end=ladder.Previews(show))
+
+A pipeline that was saved with such an autoencoder loads again where this module was imported before: diffusers imports
+nothing because a file names it, and looks for `AutoencoderStepladder` and `ModelMixin` here. The names that need
+diffusers are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from stepladder.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from stepladder.integrations.diffusers.vae import AutoencoderStepladder, ModelMixin, autoencoder
+
+__all__ = ["AutoencoderStepladder", "ModelMixin", "autoencoder"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.vae"), name)
+    except (ImportError, RuntimeError) as error:  # diffusers imports its parts late, and then raises the latter
+        raise MissingDependencyError(
+            f"Autoencoders for pipelines need the package diffusers, which cannot be imported ({error}). Run pip "
+            "install 'stepladder[diffusers]'."
+        ) from error

@@ -1,0 +1,144 @@
+"""Graphs as functions of arrays, by onnxruntime or by OpenVINO."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepladder.errors import CheckpointError, ConfigError, MissingDependencyError
+
+__all__ = ["Array", "Engine", "Function", "Precision", "open_graph", "pick_engine"]
+
+Array: TypeAlias = NDArray[Any]
+Function: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""From inputs to outputs, by their names."""
+Engine: TypeAlias = Literal["onnxruntime", "openvino"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "auto"]
+"""What OpenVINO computes in: "auto" is bfloat16 where the processor has it. onnxruntime computes in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How graphs are run."""
+
+    engine: Engine
+    precision: Precision
+    threads: int
+    """0 for as many as the engine likes."""
+
+
+def pick_engine(backend: str, engine: str | None, precision: str, threads: int) -> Settings:
+    """What runs an exported model.
+
+    Args:
+        backend: What it was exported to.
+        engine: The engine that is asked for; None for the one of the backend.
+        precision: What to compute in.
+        threads: Of the processor; 0 for as many as the engine likes.
+
+    Raises:
+        ConfigError: If these do not fit each other.
+    """
+    accepted: dict[str, tuple[Engine, ...]] = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}
+    if backend not in accepted:
+        raise ConfigError(
+            f"A model exported to '{backend}' does not run without torch. Accepted: onnx and openvino. Load the .pt2 "
+            "files with torch.export.load, or export the model again."
+        )
+    chosen = next((name for name in accepted[backend] if engine in (None, name)), None)
+    if chosen is None:
+        raise ConfigError(
+            f"Engine '{engine}' does not run a model exported to {backend}. Accepted: {', '.join(accepted[backend])}. "
+            "Name one of them, or export the model again."
+        )
+    if precision not in get_args(Precision) or (chosen == "onnxruntime" and precision == "bfloat16"):
+        raise ConfigError(
+            f"Precision '{precision}' does not fit {chosen}. Accepted: float32 and auto, and bfloat16 with openvino."
+        )
+    if threads < 0:
+        raise ConfigError(f"Threads are {threads}. Accepted: 1 or more, or 0 to let {chosen} choose.")
+    return Settings(engine=chosen, precision=precision, threads=threads)  # type: ignore[arg-type]
+
+
+def open_graph(path: Path, settings: Settings) -> Function:
+    """Reads a graph.
+
+    Raises:
+        MissingDependencyError: If the engine is not installed.
+        CheckpointError: If it does not take the graph.
+    """
+    return _onnxruntime(path, settings) if settings.engine == "onnxruntime" else _openvino(path, settings)
+
+
+def _onnxruntime(path: Path, settings: Settings) -> Function:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise _missing("onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        raise _refused(path, "onnxruntime", error) from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise _failed(error) from error
+
+    return run
+
+
+def _openvino(path: Path, settings: Settings) -> Function:
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise _missing("openvino") from error
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if settings.precision != "auto":
+        config["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[settings.precision]
+    if settings.threads:
+        config["INFERENCE_NUM_THREADS"] = settings.threads
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", config)
+    except RuntimeError as error:
+        raise _refused(path, "OpenVINO", error) from error
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            found = compiled(dict(inputs))
+        except RuntimeError as error:
+            raise _failed(error) from error
+        return {name: np.array(found[name]) for name in names}  # its own memory is reused
+
+    return run
+
+
+def _missing(package: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"This model needs the package {package}, which is not installed. Exported graphs run by it. "
+        f"Run pip install {package}."
+    )
+
+
+def _refused(path: Path, engine: str, error: Exception) -> CheckpointError:
+    why = " ".join(str(error).split())[:200]
+    return CheckpointError(
+        f"{engine} does not take {path}: {why}. Export the model again, or install the versions in its manifest."
+    )
+
+
+def _failed(error: Exception) -> Exception:
+    """Memory that is not enough as what it is."""
+    text = " ".join(str(error).split())
+    if any(word in text.lower() for word in ("alloc", "memory")):
+        return MemoryError(f"Not enough memory ({text[:100]}). Use smaller images, a smaller batch or a smaller tile.")
+    return error
