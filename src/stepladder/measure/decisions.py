@@ -4,7 +4,7 @@ With X_i the image of stage i, at its own scale, and the standard deviation over
 averaged over pixels, channels and images,
 
     spread     of X_i                   all that was decided up to stage i
-    decided    of X_i - up(X_(i-1))     what stage i decided beyond what it was handed; at the first stage, its spread
+    decided    of X_i - X_(i-1)         what stage i decided beyond it, X_(i-1) enlarged; at the first stage, its spread
 
 A stage that decides nothing is a deterministic network: its noise is wasted, and one step says all that it says. A
 latent that leaves little open leaves little to decide.
@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.decoders.base import enlarge
 from stepladder.errors import ConfigError
-from stepladder.sampling.scales import up
 from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
 
@@ -67,7 +67,7 @@ def decisions(
     found: list[StageDecision] = []
     before: Tensor | None = None
     for stage, images in zip(tokenizer.schedule.stages, _images(tokenizer, code, seeds, steps, sampler), strict=True):
-        handed = 0 if before is None else up(before)[:, :, : images.shape[2], : images.shape[3]]
+        handed = 0 if before is None else enlarge(before)[:, :, : images.shape[2], : images.shape[3]]
         found.append(
             StageDecision(
                 stage=stage.index,
