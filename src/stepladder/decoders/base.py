@@ -92,6 +92,8 @@ class DecoderNetwork(nn.Module, ABC):
     """Whether it can compute the activations of its blocks again instead of keeping them."""
     checkpointing: bool = False
     """Whether it does."""
+    initial_layers: nn.Module | None = None
+    """The part that alone makes the initial estimate, where there is such a part."""
     fused: bool = False
     """Whether it runs at the start of stages only, with what it makes of time as constants."""
     linear: nn.Conv2d | nn.Linear | None
