@@ -3,11 +3,12 @@
     python benchmarks/record.py NAME --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--size 256] [--limit N] [--seed 0]
     python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
+    python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
 
-runs `stepladder evaluate`, `stepladder benchmark` or `benchmarks/ladder_cost.py` with these arguments in this
-environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed
-and the command. DATA is a path of this machine, so the record names the data by `--data-name` instead. A tree with
-uncommitted changes of the code is recorded as COMMIT-dirty.
+runs `stepladder evaluate`, `stepladder benchmark`, `benchmarks/ladder_cost.py` or `benchmarks/samplers.py` with these
+arguments in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
+the commit, the seed and the command. DATA is a path of this machine, so the record names the data by `--data-name`
+instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
 
 The first model is what the table compares speeds with.
 """
@@ -27,11 +28,15 @@ from stepladder.measure.profiling import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-LADDER_COST = "benchmarks/ladder_cost.py"
+SCRIPTS = {"ladder-cost": "benchmarks/ladder_cost.py", "samplers": "benchmarks/samplers.py"}
+"""Measurements that are no command of the package."""
+WITH_DATA = ("evaluate", "samplers")
+"""Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
     "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
-    "ladder-cost": f"write the options of {LADDER_COST} after '--', or none",
+    "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
+    "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", help="the record is benchmarks/results/NAME.json")
     parser.add_argument("--command", choices=COMMANDS, default="evaluate", help="what measures (default: evaluate)")
-    parser.add_argument("--data-name", help="what the record calls the data of evaluate, instead of its path")
+    parser.add_argument("--data-name", help="what the record calls the data, instead of its path")
     parser.add_argument("--force", action="store_true", help="replace a record of that name")
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
@@ -53,10 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < {"evaluate": 2, "benchmark": 1}.get(options.command, 0):
+    if len(words) < {"benchmark": 1, "ladder-cost": 0}.get(options.command, 2):
         parser.error(f"{COMMANDS[options.command]}.")
-    if (options.data_name is not None) != (options.command == "evaluate"):
-        parser.error("--data-name belongs to --command evaluate, which needs it. Pass both or neither.")
+    if (options.data_name is not None) != (options.command in WITH_DATA):
+        parser.error(
+            f"--data-name belongs to --command {' and '.join(WITH_DATA)}, which need it. Pass both or neither."
+        )
     done = subprocess.run(program(options.command, words), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         return done.returncode
@@ -69,15 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program(command: str, words: Sequence[str]) -> list[str]:
     """What is run: a command of the package that this interpreter finds, or a script beside this one."""
-    if command == "ladder-cost":
-        return [sys.executable, str(ROOT / LADDER_COST), *words]
+    if command in SCRIPTS:
+        return [sys.executable, str(ROOT / SCRIPTS[command]), *words]
     return [sys.executable, "-c", "from stepladder.cli import main; main()", command, *words, "--json"]
 
 
 def wrap(report: Mapping[str, Any], command: str, words: Sequence[str], *, data_name: str | None) -> dict[str, Any]:
     """The record of a report: where it was measured, on which commit, and by which command."""
     named = words if data_name is None else [data_name, *words[1:]]
-    shown = ["python", LADDER_COST, *named] if command == "ladder-cost" else ["stepladder", command, *named, "--json"]
+    shown = ["python", SCRIPTS[command], *named] if command in SCRIPTS else ["stepladder", command, *named, "--json"]
     notes = {key: note.replace(str(Path.home()), "~") for key, note in report.get("notes", {}).items()}
     changes = ({} if data_name is None else {"data": data_name}) | ({"notes": notes} if notes else {})
     return {

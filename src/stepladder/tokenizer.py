@@ -107,8 +107,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, to which images and latents are converted."""
+        """What the networks compute in, to which images and latents are converted."""
         return next(self.parameters()).dtype
+
+    def to_precision(self, dtype: torch.dtype) -> Self:
+        """Lets the networks compute in `dtype`, in place; the scale of the latent and all noise stay in float32."""
+        self.encoder.to(dtype)
+        self.decoder.to(dtype)
+        return self
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"], *, tile: int | None = None) -> Encoding:

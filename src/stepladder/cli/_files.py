@@ -1,39 +1,14 @@
-"""Many files in, many files out: what can be refused is refused before work starts; one bad file stops no other."""
+"""Many files in, many files out: what can be refused is refused before work starts."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
-from stepladder.cli._output import explain, is_out_of_memory, one_line, progress, say, shown, smaller
-from stepladder.errors import ConfigError, ImageError, OutputError, StepladderError
+from stepladder.cli._output import shown
+from stepladder.errors import ConfigError, OutputError
 
-__all__ = ["Found", "Outcome", "Work", "check_distinct", "check_outputs", "find_images", "for_each", "make_folder"]
-
-Item = TypeVar("Item")
-Value = TypeVar("Value")
-Result = TypeVar("Result")
-Done = TypeVar("Done")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[Done]):
-    """What became of the items of a command."""
-
-    done: list[Done] = field(default_factory=list)
-    failed: list[tuple[str, BaseException]] = field(default_factory=list)
-    """The name of each item that failed, and why."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all are done, else 1."""
-        return 1 if self.failed else 0
-
-    def failures(self, key: str) -> list[dict[str, str]]:
-        """The failed items as plain data; `key` says what their names are."""
-        return [{key: name, "error": one_line(error)} for name, error in self.failed]
+__all__ = ["Found", "check_distinct", "check_outputs", "find_images", "make_folder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +18,6 @@ class Found:
     path: Path
     name: Path
     """Without its suffix, below the folder in which it was found: what its results are called."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work(Generic[Item, Value, Result, Done]):
-    """What is done with each item."""
-
-    read: Callable[[Item], Value]
-    """Gets one ready."""
-    kind: Callable[[Value], object]
-    """Those of one kind can be worked on together: images of one size."""
-    compute: Callable[[list[Value]], list[Result]]
-    """Works on several of one kind."""
-    write: Callable[[Item, Value, Result], Done]
-    """Finishes one."""
 
 
 def find_images(arguments: Sequence[Path], *, without: Path | None = None) -> list[Found]:
@@ -132,70 +93,3 @@ def make_folder(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
         raise OutputError(f"Cannot write to folder {shown(folder)}: {reason}. Name another --out.") from error
-
-
-def for_each(
-    items: Sequence[Item],
-    work: Work[Item, Value, Result, Done],
-    *,
-    batch: int,
-    name: Callable[[Item], str],
-    label: str,
-    debug: bool,
-) -> Outcome[Done]:
-    """Works on the items in batches; a line for each that fails, and the others are done.
-
-    Args:
-        items: What to work on. Neighbours that are alike are worked on together.
-        work: Does it.
-        batch: How many together at most.
-        name: Names one, for messages.
-        label: What a bar on stderr says.
-        debug: Whether tracebacks are shown.
-    """
-    outcome: Outcome[Done] = Outcome()
-
-    def attempt(group: Sequence[Item], action: Callable[[], Any]) -> Any:
-        """What `action` gives; None where it failed, which is noted for all of the `group`."""
-        names = [name(item) for item in group]
-        try:
-            return action()
-        except (StepladderError, OSError, MemoryError, RuntimeError) as error:
-            known = _known(error, ", ".join(names))
-            explain(known.with_traceback(error.__traceback__), debug=debug)
-            outcome.failed.extend((each, known) for each in names)
-            return None
-
-    def finish(group: list[tuple[Item, Value]]) -> None:
-        values = [value for _, value in group]
-        results = attempt([item for item, _ in group], partial(work.compute, values)) if group else None
-        for (item, value), result in zip(group, results or [], strict=False):  # none if they failed
-            done = attempt([item], partial(work.write, item, value, result))
-            if done is not None:
-                outcome.done.append(done)
-
-    waiting: list[tuple[Item, Value]] = []
-    for item in progress(items, label):
-        value = attempt([item], partial(work.read, item))
-        if value is None:
-            continue
-        if waiting and work.kind(waiting[0][1]) != work.kind(value):
-            finish(waiting)
-            waiting = []
-        waiting.append((item, value))
-        if len(waiting) == batch:
-            finish(waiting)
-            waiting = []
-    finish(waiting)
-    if outcome.failed:
-        say(f"{len(outcome.done)} of {len(items)} done, {len(outcome.failed)} failed.")
-    return outcome
-
-
-def _known(error: Exception, names: str) -> Exception:
-    """The error in words for users; raises it again if it is a bug."""
-    if is_out_of_memory(error):
-        return ImageError(f"Not enough memory for {names}. {smaller(error)}")
-    if isinstance(error, StepladderError | OSError):
-        return error
-    raise error

@@ -1,9 +1,10 @@
 """From what a user names to a model on a device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stepladder.cli._options import MAX_BATCH
 from stepladder.cli._output import counted
 from stepladder.errors import ConfigError
 
@@ -16,23 +17,28 @@ if TYPE_CHECKING:
     from stepladder.tokenizer import Tokenizer
 
 __all__ = [
+    "batch_size",
     "describe_decode",
     "describe_steps",
-    "load_encoding_model",
     "load_model",
     "open_encoders",
     "pick_device",
     "pick_sampler",
 ]
 
+_MAX_AUTO_BATCH = 64
 
-def load_model(text: str, device: str | None, steps: int | None = None) -> "tuple[Tokenizer, ModelSpec]":
+
+def load_model(
+    text: str, device: str, steps: int | None = None, *, dtype: str = "float32"
+) -> "tuple[Tokenizer, ModelSpec]":
     """Loads MODEL or MODEL@N; `steps` are another way to say N.
 
     Raises:
-        ConfigError: If N, the steps or the device are not accepted, or N and the steps differ.
+        ConfigError: If N, the steps, the device or the type are not accepted, or N and the steps differ.
         CheckpointError: If there is no such model, or it is damaged.
     """
+    from stepladder.devices import find_device, find_dtype
     from stepladder.models import parse_model_spec
     from stepladder.tokenizer import Tokenizer
 
@@ -40,21 +46,8 @@ def load_model(text: str, device: str | None, steps: int | None = None) -> "tupl
     if steps is not None and spec.steps not in (None, steps):
         raise ConfigError(f"Model '{text}' and --steps {steps} name different steps. Leave one of them out.")
     spec = replace(spec, steps=spec.steps or steps)
-    return Tokenizer.from_pretrained(spec.name, device=pick_device(device)), spec
-
-
-def load_encoding_model(
-    text: str, device: str | None, steps: int | None = None, *, encoder: str | None
-) -> "tuple[Tokenizer, ModelSpec]":
-    """As `load_model`, for a command that encodes: a frozen encoder is opened before work starts.
-
-    Raises:
-        CheckpointError: If it is not there, or is another one.
-        ConfigError: If one is named, and the model has its own.
-    """
-    tokenizer, spec = load_model(text, device, steps)
-    open_encoders([(spec.name, tokenizer)], encoder)
-    return tokenizer, spec
+    place = find_device(device)
+    return Tokenizer.from_pretrained(spec.name, device=place).to_precision(find_dtype(dtype, place)), spec
 
 
 def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None) -> None:
@@ -97,7 +90,13 @@ def pick_sampler(kind: str, texture: float, shift: str | None, *tokenizers: "Tok
 
 
 def describe_decode(
-    tokenizer: "Tokenizer", *, steps: int, seed: int, model: str, guidance: "GuidanceConfig", sampler: "SamplerConfig"
+    tokenizer: "Tokenizer",
+    *,
+    steps: int,
+    seed: int | None,
+    model: str,
+    guidance: "GuidanceConfig",
+    sampler: "SamplerConfig",
 ) -> dict[str, Any]:
     """How images were decoded, as the JSON of a command says it."""
     return {
@@ -109,6 +108,7 @@ def describe_decode(
         **sampler.as_dict(),
         "seed": seed,
         "device": str(tokenizer.device),
+        "dtype": str(tokenizer.dtype).removeprefix("torch."),
     }
 
 
@@ -118,22 +118,30 @@ def describe_steps(tokenizer: "Tokenizer", steps: int, model: str) -> str:
     return f"{model}, {counted(steps, 'step')}" + (f" in each of {stages} stages" if stages > 1 else "")
 
 
-def pick_device(name: str | None) -> "torch.device":
-    """The named device once it is clear that it works; without a name CUDA where there is one, else the CPU.
+def pick_device(name: str) -> "torch.device":
+    """The named device once it is clear that it works, or the one to choose for "auto".
 
     Raises:
         ConfigError: If there is no such device.
     """
-    import torch
+    from stepladder.devices import find_device
 
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"Device '{name}' cannot be used here. Accepted: cpu, or an accelerator that torch sees (cuda, cuda:1, "
-            "mps). Leave --device out to let stepladder choose."
-        ) from error
-    return device
+    return find_device(name)
+
+
+def batch_size(batch: str, device: "torch.device") -> Callable[[int], int]:
+    """How many images of so many pixels are worked on together.
+
+    Args:
+        batch: A number, or "auto": as many as make a picture of 512 x 512 on a processor, or of 2048 x 2048 elsewhere.
+        device: Where the work is done.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if batch == "auto":
+        budget = 2**18 if device.type == "cpu" else 2**22
+        return lambda pixels: max(1, min(_MAX_AUTO_BATCH, budget // pixels))
+    if not batch.isascii() or not batch.isdigit() or not 1 <= int(batch[:9]) <= MAX_BATCH:
+        raise ConfigError(f"Batch '{batch[:20]}' is not a number of 1 to {MAX_BATCH:,} or auto. Pass --batch 8.")
+    return lambda _pixels: int(batch)

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -7,9 +8,12 @@ import typer
 
 __all__ = [
     "DEFAULT_MODEL",
+    "MAX_BATCH",
     "MAX_SIZE",
+    "AutoBatch",
     "Batch",
     "Device",
+    "Dtype",
     "Encoder",
     "Force",
     "Guidance",
@@ -17,6 +21,8 @@ __all__ = [
     "Json",
     "Model",
     "OutFolder",
+    "OwnSeed",
+    "Precision",
     "Sampler",
     "Seed",
     "Shift",
@@ -33,7 +39,7 @@ MAX_STEPS = 10_000
 """As `stepladder.configs` says, which takes long to import."""
 MAX_SIZE = 2**14
 """Longest side to which images are resized."""
-_MAX_BATCH = 2**16
+MAX_BATCH = 2**16
 
 Images: TypeAlias = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of images.", show_default=False)
@@ -56,9 +62,20 @@ Seed: TypeAlias = Annotated[
         help="Seed of the noise. Each image starts from it, so that no image depends on the others.",
     ),
 ]
+OwnSeed: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=_MAX_SEED,
+        metavar="S",
+        help="Seed of the noise, of every image. Without it, each image has the seed that its name gives: the same "
+        "alone or in a batch.",
+        show_default=False,
+    ),
+]
 Device: TypeAlias = Annotated[
-    str | None,
-    typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps; without it, CUDA where there is one.", show_default=False),
+    str, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps, xpu; auto takes an accelerator where there is one.")
 ]
 Encoder: TypeAlias = Annotated[
     str | None,
@@ -71,7 +88,29 @@ Encoder: TypeAlias = Annotated[
     ),
 ]
 Batch: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=_MAX_BATCH, metavar="B", help="Images that are worked on together.")
+    int, typer.Option(min=1, max=MAX_BATCH, metavar="B", help="Images that are worked on together.")
+]
+AutoBatch: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="B|auto",
+        help="Neighbours of one size that are worked on together, at most; auto goes by their size and the device.",
+    ),
+]
+
+
+class Precision(StrEnum):
+    """What networks compute in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Dtype: TypeAlias = Annotated[
+    Precision,
+    typer.Option("--dtype", help="What networks compute in; auto takes bfloat16 where the device is fast in it."),
 ]
 Steps: TypeAlias = Annotated[
     int | None,

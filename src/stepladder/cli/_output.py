@@ -6,11 +6,19 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -23,15 +31,12 @@ __all__ = [
     "print_json",
     "print_table",
     "print_text",
-    "progress",
     "progress_bar",
     "say",
     "shown",
     "smaller",
     "talk",
 ]
-
-Item = TypeVar("Item")
 
 _NARROWEST = 12
 """Characters that a column of text keeps when a terminal is narrow; its cells then take several lines."""
@@ -166,17 +171,17 @@ def talk() -> Console:
     return Console(stderr=True)
 
 
+class _Speed(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing before the first is done."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
+
+
 def progress_bar(label: str) -> Progress:
     """A bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
     console = talk()
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def progress(items: Sequence[Item], label: str) -> Iterable[Item]:
-    """Goes through `items`, with a bar if there are several."""
-    if len(items) < 2:
-        yield from items
-        return
-    with progress_bar(label) as bar:
-        yield from bar.track(items)

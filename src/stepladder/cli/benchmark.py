@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stepladder.cli._models import load_model, pick_device
-from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Batch, Device, Force, Json, Seed
+from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Batch, Device, Dtype, Force, Json, Precision, Seed
 from stepladder.cli._output import print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError, OutputError
 
@@ -33,13 +32,6 @@ _HEADINGS = (
 )
 _SPARE = ("min", "max", "s in each stage", "of peak", "evaluations", "GFLOP", "MiB")
 """What a narrow terminal does without, the first first."""
-
-
-class Precision(StrEnum):
-    """Names of the dtypes in which networks compute."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 Models = Annotated[
@@ -69,7 +61,6 @@ Against = Annotated[
 ]
 Repeats = Annotated[int, typer.Option(min=1, max=10**6, metavar="N", help="Timed decodes of each model at each size.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the networks first.")]
-Dtype = Annotated[Precision, typer.Option(help="What the networks compute in.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Also draw the times in this file.", show_default=False)
 ]
@@ -83,7 +74,7 @@ def benchmark(
     repeats: Repeats = 5,
     dtype: Dtype = Precision.float32,
     compile: Compile = False,
-    device: Device = None,
+    device: Device = "auto",
     seed: Seed = 0,
     plot: Plot = None,
     json: Json = False,
@@ -96,8 +87,7 @@ def benchmark(
     if plot:
         _check_plot(plot, force=force)
 
-    import torch
-
+    from stepladder.devices import find_dtype
     from stepladder.images import save_png
     from stepladder.integrations.diffusers.contenders import find_decoders
     from stepladder.integrations.matplotlib import benchmark_plotter
@@ -118,7 +108,7 @@ def benchmark(
             sizes=size or [256],
             batch=batch,
             repeats=repeats,
-            dtype=getattr(torch, dtype),
+            dtype=find_dtype(dtype, place),
             compile=compile,
             device=place,
             seed=seed,

@@ -25,7 +25,7 @@ def cache(
     overrides: Overrides = None,
     passes: Passes = 1,
     batch: Together = 4,
-    device: Device = None,
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
     """Encode the crops of a training run once, by its frozen encoder.

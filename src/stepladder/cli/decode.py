@@ -1,22 +1,26 @@
 """`stepladder decode`: a file of latents to images."""
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepladder.cli._files import Work, check_outputs, for_each, make_folder
-from stepladder.cli._models import describe_decode, describe_steps, load_model, pick_sampler
+from stepladder.cli._batches import Work, for_each
+from stepladder.cli._files import check_outputs, make_folder
+from stepladder.cli._models import batch_size, describe_decode, describe_steps, load_model, pick_sampler
 from stepladder.cli._options import (
-    Batch,
+    AutoBatch,
     Device,
+    Dtype,
     Force,
     Guidance,
     Json,
     OutFolder,
+    OwnSeed,
+    Precision,
     Sampler,
-    Seed,
     Shift,
     Steps,
     Texture,
@@ -65,10 +69,11 @@ def decode(
     latents: LatentPath,
     out: OutFolder,
     model: Decoder = None,
-    seed: Seed = 0,
-    device: Device = None,
+    seed: OwnSeed = None,
+    device: Device = "auto",
+    dtype: Dtype = Precision.float32,
     steps: Steps = None,
-    batch: Batch = 1,
+    batch: AutoBatch = "auto",
     tile: Tile = None,
     guidance: Guidance = None,
     origin: Origin = None,
@@ -87,13 +92,14 @@ def decode(
     from stepladder.cli._foreign import of_model, read_foreign
     from stepladder.images import save_png, to_pil
     from stepladder.latents import read_latents
+    from stepladder.seeds import seed_of
 
     content = read_latents(latents) if origin is None else read_foreign(latents, model, origin)
     targets = {stored.name: out / f"{stored.name}.png" for stored in content.latents}
     check_outputs([latents], list(targets.values()), force=force)
     if model is None:
         say(f"Decoding with '{content.model}', the model that {shown(latents)} names; --model names another.")
-    tokenizer, spec = load_model(content.model if model is None else model, device, steps)
+    tokenizer, spec = load_model(content.model if model is None else model, device, steps, dtype=dtype)
     if origin is not None:
         content = of_model(content, tokenizer, origin)
     content.check_fits(
@@ -110,9 +116,16 @@ def decode(
         values = stored.values[None].to(tokenizer.device)
         return values if content.codebook_size is None else tokenizer.latent_from_indices(values)
 
-    def compute(group: "list[tuple[Tensor, tuple[int, int]]]") -> "list[tuple[Tensor, float]]":
+    together = batch_size(batch, tokenizer.device)
+
+    def seed_for(stored: "StoredLatent") -> int:
+        return seed_of(stored.name) if seed is None else seed
+
+    def compute(
+        members: "list[StoredLatent]", group: "list[tuple[Tensor, tuple[int, int]]]"
+    ) -> "list[tuple[Tensor, float]]":
         started = time.perf_counter()
-        latent, seeds = torch.cat([values for values, _ in group]), [seed] * len(group)
+        latent, seeds = torch.cat([values for values, _ in group]), [seed_for(stored) for stored in members]
         size = group[0][1]
         decoded = tokenizer.decode(
             latent, seeds=seeds, steps=spec.steps, size=size, tile=side, guidance=guided, sampler=taking
@@ -123,16 +136,23 @@ def decode(
         image, seconds = result
         save_png(to_pil(image), targets[stored.name], force=force)
         height, width = stored.size
-        target = shown(targets[stored.name])
-        return {"name": stored.name, "output": target, "width": width, "height": height, "seconds": seconds}
+        return {
+            "name": stored.name,
+            "output": shown(targets[stored.name]),
+            "seed": seed_for(stored),
+            "width": width,
+            "height": height,
+            "seconds": seconds,
+        }
 
     work = Work(
         read=lambda stored: (read(stored), stored.size),
         kind=lambda value: (value[0].shape, value[1]),
+        batch=lambda value: together(math.prod(value[1])),
         compute=compute,
         write=write,
     )
-    outcome = for_each(content.latents, work, batch=batch, name=_name, label="Decoding", debug=bool(context.obj))
+    outcome = for_each(content.latents, work, name=_name, label="Decoding", debug=bool(context.obj))
     taken = spec.steps or tokenizer.steps_per_stage
     if json:
         print_json(

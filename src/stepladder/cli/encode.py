@@ -5,9 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each
-from stepladder.cli._models import load_encoding_model
-from stepladder.cli._options import DEFAULT_MODEL, Batch, Device, Encoder, Force, Images, Json, Size, Tile
+from stepladder.cli._batches import Work, for_each
+from stepladder.cli._files import check_distinct, check_outputs, find_images
+from stepladder.cli._models import batch_size, load_model, open_encoders
+from stepladder.cli._options import (
+    DEFAULT_MODEL,
+    AutoBatch,
+    Device,
+    Dtype,
+    Encoder,
+    Force,
+    Images,
+    Json,
+    Precision,
+    Size,
+    Tile,
+)
 from stepladder.cli._output import print_json, print_table, say, shown
 
 if TYPE_CHECKING:
@@ -32,9 +45,10 @@ def encode(
     model: Name = DEFAULT_MODEL,
     encoder: Encoder = None,
     size: Size = None,
-    batch: Batch = 1,
+    batch: AutoBatch = "auto",
     tile: Tile = None,
-    device: Device = None,
+    device: Device = "auto",
+    dtype: Dtype = Precision.float32,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -54,7 +68,8 @@ def encode(
     from stepladder.layouts import check_side
 
     check_names(source.stem for source in sources)
-    tokenizer, spec = load_encoding_model(model, device, encoder=encoder)
+    tokenizer, spec = load_model(model, device, dtype=dtype)
+    open_encoders([(spec.name, tokenizer)], encoder)
     if spec.steps is not None:
         say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
 
@@ -66,7 +81,9 @@ def encode(
         image = load_image(source)
         return to_tensor(image if size is None else centre_crop_resize(image, size))
 
-    def compute(originals: "list[Tensor]") -> "list[Tensor]":
+    together = batch_size(batch, tokenizer.device)
+
+    def compute(_sources: list[Path], originals: "list[Tensor]") -> "list[Tensor]":
         code = tokenizer.encode(torch.stack(originals).to(tokenizer.device), tile=side)
         return list((code.latent.float() if code.indices is None else code.indices).cpu())
 
@@ -74,8 +91,14 @@ def encode(
         height, width = original.shape[1:]
         return source, StoredLatent(name=source.stem, values=values, size=(height, width))
 
-    work = Work(read=read, kind=lambda original: original.shape, compute=compute, write=write)
-    outcome = for_each(sources, work, batch=batch, name=shown, label="Encoding", debug=bool(context.obj))
+    work = Work(
+        read=read,
+        kind=lambda original: original.shape,
+        batch=lambda original: together(original[0].numel()),
+        compute=compute,
+        write=write,
+    )
+    outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
     content = LatentFile(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
@@ -93,6 +116,7 @@ def encode(
                 "codebook_size": content.codebook_size,
                 "output": shown(out) if rows else None,
                 "device": str(tokenizer.device),
+                "dtype": str(tokenizer.dtype).removeprefix("torch."),
                 "done": rows,
                 "failed": outcome.failures("input"),
             }

@@ -9,7 +9,21 @@ import typer
 
 from stepladder.cli._files import check_outputs, make_folder
 from stepladder.cli._models import open_encoders, pick_device, pick_sampler
-from stepladder.cli._options import MAX_SIZE, Batch, Device, Encoder, Force, Json, Sampler, Seed, Shift, Steps, Texture
+from stepladder.cli._options import (
+    MAX_SIZE,
+    Batch,
+    Device,
+    Dtype,
+    Encoder,
+    Force,
+    Json,
+    Precision,
+    Sampler,
+    Seed,
+    Shift,
+    Steps,
+    Texture,
+)
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 
 if TYPE_CHECKING:
@@ -79,7 +93,8 @@ def evaluate(
     sampler: Sampler = "euler",
     texture: Texture = 1.0,
     shift: Shift = None,
-    device: Device = None,
+    device: Device = "auto",
+    dtype: Dtype = Precision.float32,
     encoder: Encoder = None,
     pictures: Pictures = None,
     json: Json = False,
@@ -90,6 +105,7 @@ def evaluate(
     All models see the same images, cut to the central square and resized. Exits with 1 if an image could not be read.
     """
     from stepladder.data import open_source
+    from stepladder.devices import find_dtype
     from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
     from stepladder.tokenizer import Tokenizer
@@ -115,6 +131,7 @@ def evaluate(
             seed=seed,
             batch=batch,
             device=place,
+            dtype=find_dtype(dtype, place),
             sampler=pick_sampler(sampler, texture, shift),
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_images=partial(_save, pictures, force) if pictures else None,

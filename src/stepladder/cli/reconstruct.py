@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepladder.cli._files import Work, check_distinct, check_outputs, find_images, for_each, make_folder
-from stepladder.cli._models import describe_decode, describe_steps, load_encoding_model, pick_sampler
+from stepladder.cli._batches import Work, for_each
+from stepladder.cli._files import check_distinct, check_outputs, find_images, make_folder
+from stepladder.cli._models import (
+    batch_size,
+    describe_decode,
+    describe_steps,
+    load_model,
+    open_encoders,
+    pick_sampler,
+)
 from stepladder.cli._options import (
     DEFAULT_MODEL,
-    Batch,
+    AutoBatch,
     Device,
+    Dtype,
     Encoder,
     Force,
     Guidance,
@@ -20,8 +29,9 @@ from stepladder.cli._options import (
     Json,
     Model,
     OutFolder,
+    OwnSeed,
+    Precision,
     Sampler,
-    Seed,
     Shift,
     Size,
     Steps,
@@ -58,12 +68,13 @@ def reconstruct(
     model: Model = DEFAULT_MODEL,
     encoder: Encoder = None,
     size: Size = None,
-    seed: Seed = 0,
-    device: Device = None,
+    seed: OwnSeed = None,
+    device: Device = "auto",
+    dtype: Dtype = Precision.float32,
     compare: Compare = False,
     progressive: Progressive = False,
     steps: Steps = None,
-    batch: Batch = 1,
+    batch: AutoBatch = "auto",
     tile: Tile = None,
     guidance: Guidance = None,
     sampler: Sampler = "euler",
@@ -86,8 +97,10 @@ def reconstruct(
     from stepladder.images import centre_crop_resize, load_image, save_png, side_by_side
     from stepladder.layouts import check_side
     from stepladder.measure.reconstruction import reconstruct_together
+    from stepladder.seeds import seed_of
 
-    tokenizer, spec = load_encoding_model(model, device, steps, encoder=encoder)
+    tokenizer, spec = load_model(model, device, steps, dtype=dtype)
+    open_encoders([(spec.name, tokenizer)], encoder)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
@@ -101,9 +114,12 @@ def reconstruct(
         original = load_image(source)
         return original if size is None else centre_crop_resize(original, size)
 
-    def compute(originals: "list[Image]") -> "list[Reconstruction]":
+    together = batch_size(batch, tokenizer.device)
+
+    def compute(sources: list[Path], originals: "list[Image]") -> "list[Reconstruction]":
+        seeds = [seed_of(source.stem) if seed is None else seed for source in sources]
         return reconstruct_together(
-            tokenizer, originals, seed=seed, steps=spec.steps, tile=side, guidance=guided, sampler=taking
+            tokenizer, originals, seeds=seeds, steps=spec.steps, tile=side, guidance=guided, sampler=taking
         )
 
     def write(source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
@@ -116,6 +132,7 @@ def reconstruct(
         return {
             "input": shown(source),
             "output": shown(target),
+            "seed": seed_of(source.stem) if seed is None else seed,
             "comparison": shown(comparison) if compare else None,
             "stages": [shown(path) for path in stages[source]] if progressive else None,
             "width": original.width,
@@ -127,8 +144,14 @@ def reconstruct(
             "seconds": result.seconds,
         }
 
-    work = Work(read=read, kind=lambda image: image.size, compute=compute, write=write)
-    outcome = for_each(list(stems), work, batch=batch, name=shown, label="Reconstructing", debug=bool(context.obj))
+    work = Work(
+        read=read,
+        kind=lambda image: image.size,
+        batch=lambda image: together(image.width * image.height),
+        compute=compute,
+        write=write,
+    )
+    outcome = for_each(list(stems), work, name=shown, label="Reconstructing", debug=bool(context.obj))
     taken = spec.steps or tokenizer.steps_per_stage
     if json:
         print_json(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._models import load_encoding_model
+from stepladder.cli._models import load_model, open_encoders
 from stepladder.cli._options import Device, Encoder, Json
 from stepladder.cli._output import print_json, print_table, print_text
 
@@ -35,7 +35,7 @@ def schedule(
     stages: Stages = None,
     contributions: Contributions = False,
     encoder: Encoder = None,
-    device: Device = None,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Measure what the latent leaves open at each scale, and propose where stages end.
@@ -46,7 +46,8 @@ def schedule(
     from stepladder.measure import stages as measure
     from stepladder.sampling.stages import proposed_ends
 
-    tokenizer, spec = load_encoding_model(model, device, encoder=encoder)
+    tokenizer, spec = load_model(model, device)
+    open_encoders([(spec.name, tokenizer)], encoder)
     source = open_source(data)
     found = measure.residuals(tokenizer, source, size=size, limit=limit, stages=stages)
     ends = proposed_ends(found)

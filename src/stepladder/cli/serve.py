@@ -19,7 +19,7 @@ def serve(
     model: Name = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(metavar="H", help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="P", help="Port; 0 for any that is free.")] = 8000,
-    device: Device = None,
+    device: Device = "auto",
     seed: Seed = 0,
     max_side: Annotated[
         int, typer.Option(min=1, max=2**14, metavar="N", help="Longest side of an image that is decoded.")

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -128,8 +128,18 @@ def _write_onnx(graph: Graph, file: Path, opset: int) -> Path:
         verbose=False,
     )
     assert program is not None
+    _strip(program.model)
     program.save(str(file), external_data=False)
     return file
+
+
+def _strip(model: Any) -> None:
+    """Removes what tracing noted beside the graph: source files of this machine, and most of a small file."""
+    parts = [model, model.graph, *model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        parts += [node, *node.outputs]
+    for part in parts:
+        part.metadata_props.clear()
 
 
 def _to_openvino(onnx: Path) -> tuple[Path, ...]:

@@ -82,6 +82,7 @@ def evaluate(
     batch: int = 8,
     bootstrap: int = 0,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     sampler: SamplerConfig = EULER,
     metrics: Sequence[Metric] = METRICS,
     on_progress: Callable[[int, int], None] | None = None,
@@ -90,7 +91,7 @@ def evaluate(
     """Evaluates tokenizers on the same images.
 
     Args:
-        models: At least one. Tokenizers are moved to `device`, and set to evaluation mode.
+        models: At least one. Tokenizers are moved to `device`, converted to `dtype`, and set to evaluation mode.
         source: The photographs.
         size: Side of the square that images are cut to.
         limit: How many photographs at most; None for all.
@@ -99,6 +100,7 @@ def evaluate(
         batch: Images decoded at once; changes the time, and nothing else.
         bootstrap: How often photographs are drawn anew for the intervals of Frechet distances; 0 for no intervals.
         device: Where to compute.
+        dtype: What the networks of models compute in; those of metrics compute in float32.
         sampler: Of models that name none.
         metrics: What to take. One whose package or weights are missing, or that images are too small for, is None.
         on_progress: Called after each batch with the images done, and the images of the data.
@@ -116,7 +118,7 @@ def evaluate(
     for name, tokenizer, _, taking in loaded:
         check_side(tokenizer.layout, size, name)
         taking.shifts(tokenizer.schedule)
-    trials = [_Evaluated(*model, device) for model in loaded]
+    trials = [_Evaluated(*model, device, dtype) for model in loaded]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
     judges = Judges(metrics, size=size, crops=crops, device=device)
     total = crops * (len(source) if limit is None else min(limit, len(source)))
@@ -141,6 +143,7 @@ def evaluate(
         size=size,
         seed=seed,
         device=_describe(device),
+        dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         version=__version__,
         bootstrap=bootstrap,
@@ -153,11 +156,17 @@ class _Evaluated:
     """One model on its way through the images."""
 
     def __init__(
-        self, name: str, tokenizer: Tokenizer, steps: int | None, sampler: SamplerConfig, device: torch.device
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        steps: int | None,
+        sampler: SamplerConfig,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.name = name
         self.sampler = sampler
-        self.tokenizer = tokenizer.to(device).eval()
+        self.tokenizer = tokenizer.to(device).to_precision(dtype).eval()
         self.steps = tokenizer.steps_per_stage if steps is None else steps
         self.device = device
         self.values: dict[str, list[float]] = {}

@@ -73,7 +73,7 @@ def reconstruct(
         ConfigError: If it takes no such tiles, guidance or sampler.
     """
     (found,) = reconstruct_together(
-        tokenizer, [image], seed=seed, steps=steps, tile=tile, guidance=guidance, sampler=sampler
+        tokenizer, [image], seeds=[seed], steps=steps, tile=tile, guidance=guidance, sampler=sampler
     )
     return found
 
@@ -82,17 +82,16 @@ def reconstruct_together(
     tokenizer: Tokenizer,
     images: Sequence[Image.Image],
     *,
-    seed: int = 0,
+    seeds: Sequence[int],
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
     sampler: SamplerConfig = EULER,
 ) -> list[Reconstruction]:
-    """The same for images of one size in one batch; each takes the same seed, and its share of the time."""
+    """The same for images of one size in one batch, with a seed for each; each takes its share of the time."""
     originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
     code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
-    seeds = [seed] * len(images)
     *stages, last = tokenizer.decode_progressively(
         code, seeds=seeds, steps=steps, tile=tile, guidance=guidance, sampler=sampler
     )

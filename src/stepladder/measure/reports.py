@@ -62,6 +62,8 @@ class Report:
     size: int
     seed: int
     device: str
+    dtype: str
+    """What the networks of models compute in."""
     threads: int
     version: str
     """Of stepladder."""

@@ -77,7 +77,7 @@ def _onnxruntime(path: Path, settings: Settings) -> Function:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise _missing("onnxruntime", "runtime") from error
+        raise _missing("onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = 3
@@ -100,7 +100,7 @@ def _openvino(path: Path, settings: Settings) -> Function:
     try:
         import openvino
     except ModuleNotFoundError as error:
-        raise _missing("openvino", "openvino") from error
+        raise _missing("openvino") from error
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if settings.precision != "auto":
         config["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[settings.precision]
@@ -122,10 +122,10 @@ def _openvino(path: Path, settings: Settings) -> Function:
     return run
 
 
-def _missing(package: str, extra: str) -> MissingDependencyError:
+def _missing(package: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"This model needs the package {package}, which is not installed. It comes with the extra '{extra}'. "
-        f"Run pip install 'stepladder[{extra}]'."
+        f"This model needs the package {package}, which is not installed. Exported graphs run by it. "
+        f"Run pip install {package}."
     )
 
 

@@ -1,16 +1,17 @@
 """What a run asks of the machine: compiled networks, activations computed again, operations counted."""
 
 import copy
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
+from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import ConfigError
 from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
 from stepladder.training.config import RunConfig
 from stepladder.training.objective import Objective
 
-__all__ = ["compile_networks", "environment", "recomputing"]
+__all__ = ["compile_networks", "environment", "precision_on", "recomputing"]
 
 _RECOMPILE_LIMIT = 64
 """Graphs for one piece of code. Student and teacher share theirs, and every stage of each is a graph, with gradients
@@ -51,10 +52,19 @@ def compile_networks(objective: Objective) -> None:
         network.compile(dynamic=False)
 
 
+def precision_on(device: torch.device, config: RunConfig) -> Literal["no", "bf16"]:
+    """What a run computes in on a device."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if has_fast_bfloat16(device) else "no"
+
+
 def environment(objective: Objective, config: RunConfig, example: Any, processes: int) -> dict[str, Any]:
     """What a run runs on, and the operations that it asks for."""
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    precision = precision_on(example.device, config)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return describe_environment(example.device) | {
+        "precision": precision,
         "processes": processes,
         "matmul_peak_gflops": matmul_peak(example.device, dtype) / 1e9,
         "training_gflop_per_image": _training_flops(objective, example) / 1e9,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from stepladder.nn.blocks import channels_last
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
-from stepladder.training.hardware import compile_networks, environment, recomputing
+from stepladder.training.hardware import compile_networks, environment, precision_on, recomputing
 from stepladder.training.interruption import Interruption
 from stepladder.training.journal import Journal, Validation
 from stepladder.training.objective import Objective, OptimiserGroup, batch_seed
@@ -172,7 +172,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
     """Everything but the checkpoint; writes nothing."""
     check_tracker(config)
     accelerator = Accelerator(
-        mixed_precision=config.precision,
+        mixed_precision=precision_on(PartialState().device, config),
         gradient_accumulation_steps=1,
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
         log_with=config.tracker,

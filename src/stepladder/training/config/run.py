@@ -61,8 +61,8 @@ class RunConfig:
     """Batches for one optimiser step."""
     ema_decay: float = 0.999
     """Decay d of the moving average of the weights; it warms up as min(d, (1+n)/(10+n))."""
-    precision: Literal["no", "bf16"] = "no"
-    """Autocast of the forward pass: none (float32), or bfloat16."""
+    precision: Literal["no", "bf16", "auto"] = "no"
+    """Autocast of the forward pass: none (float32), bfloat16, or auto for bfloat16 where the device is fast in it."""
     compile: bool = False
     """Compile the networks before training."""
     gradient_checkpointing: bool = False
