@@ -4,9 +4,11 @@
     python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
     python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
+    python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
+    python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
 
-runs `stepladder evaluate`, `stepladder benchmark`, `benchmarks/ladder_cost.py` or `benchmarks/samplers.py` with these
-arguments in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
+runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment,
+here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
 the commit, the seed and the command. DATA is a path of this machine, so the record names the data by `--data-name`
 instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
 
@@ -28,15 +30,22 @@ from stepladder.measure.profiling import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SCRIPTS = {"ladder-cost": "benchmarks/ladder_cost.py", "samplers": "benchmarks/samplers.py"}
+SCRIPTS = {
+    "ladder-cost": "benchmarks/ladder_cost.py",
+    "paths": "benchmarks/paths.py",
+    "precision": "benchmarks/precision.py",
+    "samplers": "benchmarks/samplers.py",
+}
 """Measurements that are no command of the package."""
-WITH_DATA = ("evaluate", "samplers")
+WITH_DATA = ("evaluate", "paths", "precision", "samplers")
 """Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
     "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
     "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
+    "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
+    "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -58,12 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < {"benchmark": 1, "ladder-cost": 0}.get(options.command, 2):
+    if len(words) < {"benchmark": 1, "ladder-cost": 0, "paths": 1}.get(options.command, 2):
         parser.error(f"{COMMANDS[options.command]}.")
     if (options.data_name is not None) != (options.command in WITH_DATA):
-        parser.error(
-            f"--data-name belongs to --command {' and '.join(WITH_DATA)}, which need it. Pass both or neither."
-        )
+        parser.error(f"--data-name belongs to --command {', '.join(WITH_DATA)}, which need it. Pass both or neither.")
     done = subprocess.run(program(options.command, words), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         return done.returncode

@@ -100,7 +100,10 @@ def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch
         (["speed"], "name the data and at least one model after '--'"),
         (["speed", *DATA], "name the data and at least one model after '--'"),
         (["speed", *DATA, "--", "x"], "name the data and at least one model after '--'"),
-        (["speed", "--", "x", "photo"], "--data-name belongs to --command evaluate and samplers, which need it."),
+        (
+            ["speed", "--", "x", "photo"],
+            "--data-name belongs to --command evaluate, paths, precision, samplers, which need",
+        ),
         (["speed", "--command", "benchmark"], "name at least one model after '--'"),
         (["speed", "--command", "benchmark", *DATA, "--", "photo"], "--data-name belongs to --command evaluate"),
         (["s", "--command", "samplers", *DATA, "--", "photos.tar"], "name the data and a model after '--'"),

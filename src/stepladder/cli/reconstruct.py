@@ -101,6 +101,7 @@ def reconstruct(
 
     tokenizer, spec = load_model(model, device, steps, dtype=dtype)
     open_encoders([(spec.name, tokenizer)], encoder)
+    together = batch_size(batch, tokenizer.device)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
@@ -113,8 +114,6 @@ def reconstruct(
     def read(source: Path) -> "Image":
         original = load_image(source)
         return original if size is None else centre_crop_resize(original, size)
-
-    together = batch_size(batch, tokenizer.device)
 
     def compute(sources: list[Path], originals: "list[Image]") -> "list[Reconstruction]":
         seeds = [seed_of(source.stem) if seed is None else seed for source in sources]
