@@ -6,9 +6,10 @@
     python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
     python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
 
-runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
-the commit, the seed and the command. DATA is a path of this machine, so the record names the data by `--data-name`
-instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
+runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment,
+here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed and the
+command. DATA is a path of this machine, so the record names the data by `--data-name` instead. A tree with uncommitted
+changes of the code is recorded as COMMIT-dirty.
 
 The first model is what the table compares speeds with.
 """
