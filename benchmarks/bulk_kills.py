@@ -24,11 +24,9 @@ import psutil
 import pyarrow.parquet as pq
 import torch
 
-from stepladder.measure.profiling import describe_environment
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks beside it only
 
-from benchmarks.record import RESULTS, ROOT, commit
+from benchmarks.record import RESULTS, ROOT, commit, hardware
 
 PROGRAM = [sys.executable, "-c", "from stepladder.cli import main\nif __name__ == '__main__': main()"]
 ENGINES = ("pool", "ray")
@@ -58,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
     record = {
         "commit": commit(),
-        "environment": describe_environment(torch.device("cpu")),
+        "hardware": hardware("cpu"),
+        "torch": torch.__version__,
         "command": ["stepladder", "bulk", "encode", options.data_name, "OUTPUT", *words[1:]],
         "seed": options.seed,
         "images": len(whole),

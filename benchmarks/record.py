@@ -5,6 +5,7 @@
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
     python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
     python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
+    python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
 
 runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment,
 here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed and the
@@ -33,15 +34,18 @@ SCRIPTS = {
     "ladder-cost": "benchmarks/ladder_cost.py",
     "paths": "benchmarks/paths.py",
     "precision": "benchmarks/precision.py",
+    "samplers": "benchmarks/samplers.py",
 }
-NAMES_DATA = ("evaluate", "paths", "precision")
-"""Commands whose first argument is data."""
+"""Measurements that are no command of the package."""
+WITH_DATA = ("evaluate", "paths", "precision", "samplers")
+"""Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
     "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
     "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
     "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",
+    "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", help="the record is benchmarks/results/NAME.json")
     parser.add_argument("--command", choices=COMMANDS, default="evaluate", help="what measures (default: evaluate)")
-    parser.add_argument("--data-name", help="what the record calls the data of evaluate, instead of its path")
+    parser.add_argument("--data-name", help="what the record calls the data, instead of its path")
     parser.add_argument("--force", action="store_true", help="replace a record of that name")
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
@@ -63,12 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < {"evaluate": 2, "benchmark": 1, "paths": 1, "precision": 2}.get(options.command, 0):
+    if len(words) < {"benchmark": 1, "ladder-cost": 0, "paths": 1}.get(options.command, 2):
         parser.error(f"{COMMANDS[options.command]}.")
-    if (options.data_name is not None) != (options.command in NAMES_DATA):
-        parser.error(
-            "--data-name belongs to --command evaluate, paths and precision, which need it. Pass both or neither."
-        )
+    if (options.data_name is not None) != (options.command in WITH_DATA):
+        named = f"{', '.join(WITH_DATA[:-1])} and {WITH_DATA[-1]}"
+        parser.error(f"--data-name belongs to --command {named}, which need it. Pass both or neither.")
     done = subprocess.run(program(options.command, words), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         return done.returncode

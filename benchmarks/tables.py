@@ -129,6 +129,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
     """Of an evaluation. A column without a value in any row is left out."""
     return [
         ("model", "model", _code),
+        *([("sampler", "sampler", _sampler)] if any(_sampler(row) != "euler" for row in rows) else []),
         ("stages", "stages", _number("stages", 0)),
         ("evaluations", "network_evaluations", _number("network_evaluations", 0)),
         *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
@@ -227,6 +228,17 @@ def _missing(columns: Sequence[Column], kept: Sequence[tuple[str, Cell]], notes:
 
 def _number(key: str, digits: int) -> Cell:
     return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _sampler(row: Row) -> str:
+    """`heun, texture 0.75`; old records know Euler steps alone."""
+    texture, shift = row.get("texture", 1), row.get("shift")
+    parts = [
+        row.get("sampler", "euler"),
+        f"texture {texture:g}" if texture < 1 else "",
+        f"shift {shift}" if shift else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _measured(key: str, digits: int) -> Cell:

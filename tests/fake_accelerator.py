@@ -20,8 +20,8 @@ from torch.utils import backend_registration
 
 from stepladder import Tokenizer, presets
 from stepladder.bottlenecks import FSQConfig, KLConfig, PlainConfig, VQConfig
-from stepladder.losses import EfficientNetLite0
 from stepladder.measure.metrics import FeatureStatistics, colour_shift, psnr, quantise, ssim
+from stepladder.nn.efficientnet import EfficientNetLite
 from stepladder.sampling import randomness
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.tokenizer_config import TokenizerConfig
@@ -134,7 +134,7 @@ def _learns(objective: Objective, batch: torch.Tensor) -> None:
 
 def _trains(config: TokenizerConfig, **settings) -> None:
     loss = LossConfig(**settings)
-    make = lambda: TokenizerObjective(Tokenizer(config), loss, EfficientNetLite0(), train_encoder=True)  # noqa: E731
+    make = lambda: TokenizerObjective(Tokenizer(config), loss, EfficientNetLite(0), train_encoder=True)  # noqa: E731
     _learns(_on_accelerator(make), _images(config))
 
 
@@ -143,7 +143,7 @@ def _distils(config: TokenizerConfig, recipe: RegressConfig | AdversarialConfig)
 
     def make() -> Objective:
         teacher = Tokenizer(config)
-        return kind(make_student(teacher), teacher, recipe, EfficientNetLite0())
+        return kind(make_student(teacher), teacher, recipe, EfficientNetLite(0))
 
     _learns(_on_accelerator(make), _images(config))
 
@@ -151,7 +151,7 @@ def _distils(config: TokenizerConfig, recipe: RegressConfig | AdversarialConfig)
 def _measures() -> None:
     a, b = (quantise(torch.rand(2, 3, 64, 64, device=DEVICE)) for _ in range(2))
     _on_device(psnr(a, b), ssim(a, b), colour_shift(a, b))
-    FeatureStatistics().update(_on_accelerator(EfficientNetLite0).pooled(a))
+    FeatureStatistics().update(_on_accelerator(lambda: EfficientNetLite(2)).pooled(a))
 
 
 def _on_device(*tensors: torch.Tensor) -> None:

@@ -25,7 +25,8 @@ from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import structure, unstructure
 from stepladder.decoders import LadderDecoder, build_network
-from stepladder.encoders import build_encoder, features
+from stepladder.encoders import FrozenEncoder, build_encoder, features
+from stepladder.encoders.scale import check_scale
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
@@ -191,6 +192,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
         check_finite(latent)
+        if isinstance(self.encoder, FrozenEncoder):
+            check_scale(latent, self.bottleneck.scale.mean, self.bottleneck.scale.variance)
         full = self.layout.covers(latent)
         size = size or (code.size if isinstance(code, Encoding) else full)
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
@@ -291,6 +294,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
         digest = hashlib.sha256()
+        if isinstance(self.encoder, FrozenEncoder):
+            digest.update(self.encoder.identity().encode())
         if self.codebook_size is not None:  # levels are no weights
             digest.update(json.dumps(unstructure(self.config.bottleneck), sort_keys=True).encode())
         for module in (self.encoder, self.bottleneck):

@@ -13,8 +13,9 @@ import torch
 import stepladder
 from bulk_fakes import make_rows
 from stepladder.bottlenecks import FSQConfig, KLConfig
+from stepladder.bulk.jobs import encode
 from stepladder.bulk.options import EncodeOptions
-from stepladder.bulk.run import Engine, Summary, encode
+from stepladder.bulk.run import Engine, Summary
 from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
 

@@ -71,3 +71,19 @@ def test_a_model_of_tokens_names_its_size(refused, photos):
 @pytest.mark.parametrize(("seconds", "text"), [(5.2, "0 min 05 s"), (3599.6, "1 h 00 min"), (90, "1 min 30 s")])
 def test_time_left_is_shown_in_words(seconds, text):
     assert bulk._duration(seconds) == text
+
+
+def test_decode_reports_scores(run, model, photos):
+    assert run("bulk", "encode", photos, "z", "--model", model, "--size", 16, "--workers", 0).exit_code == 0
+    words = ["bulk", "decode", "z", "out", "--model", f"{model}@1", "--workers", 0, "--originals", photos]
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr
+    assert "psnr_db" in result.stdout
+    report = json.loads(run(*words, "--json").stdout)
+    assert set(report["scores"]) == {"psnr_db", "ssim", "colour_shift"}
+    assert len(list(Path("out").glob("*.png"))) == 2
+
+
+def test_decode_takes_steps_from_one_place(refused, model):
+    said = refused("bulk", "decode", "z", "out", "--model", f"{model}@2", "--steps", 3, code=2)
+    assert said == f"Model '{model}@2' and --steps 3 name different steps. Leave one of them out."

@@ -26,7 +26,9 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def fake_run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         commands.append(command)
-        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(REPORT if "evaluate" in command else SPEED))
+        return subprocess.CompletedProcess(
+            command, 0, stdout=json.dumps(REPORT if "photos.tar" in " ".join(command) else SPEED)
+        )
 
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "ROOT", tmp_path)
@@ -70,6 +72,15 @@ def test_the_cost_of_ladders_is_recorded_from_its_script(ran, tmp_path) -> None:
     assert record.main(["bare", "--command", "ladder-cost"]) == 0
 
 
+def test_samplers_are_recorded_from_their_script_without_the_path_of_the_data(ran, tmp_path) -> None:
+    words = ["steps", "--command", "samplers", "--data-name", "my photos", "--", "/somewhere/photos.tar", "photo"]
+    assert record.main(words) == 0
+    written = json.loads((tmp_path / "steps.json").read_text("utf-8"))
+    assert written["command"] == "python benchmarks/samplers.py 'my photos' photo"
+    assert written["report"]["data"] == "my photos"
+    assert ran[0][1:] == [str(tmp_path / "benchmarks/samplers.py"), "/somewhere/photos.tar", "photo"]
+
+
 def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -89,9 +100,10 @@ def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch
         (["speed"], "name the data and at least one model after '--'"),
         (["speed", *DATA], "name the data and at least one model after '--'"),
         (["speed", *DATA, "--", "x"], "name the data and at least one model after '--'"),
-        (["speed", "--", "x", "photo"], "--data-name belongs to --command evaluate, paths and precision, which need it."),
+        (["speed", "--", "x", "photo"], "--data-name belongs to --command evaluate, paths, precision and samplers"),
         (["speed", "--command", "benchmark"], "name at least one model after '--'"),
         (["speed", "--command", "benchmark", *DATA, "--", "photo"], "--data-name belongs to --command evaluate"),
+        (["s", "--command", "samplers", *DATA, "--", "photos.tar"], "name the data and a model after '--'"),
         (["speed", "--command", "info", "--", "photo"], "invalid choice: 'info'"),
     ],
 )

@@ -87,6 +87,16 @@ def test_an_interval_stands_beside_its_metric_and_crops_in_the_line_under_the_ta
     assert "2 images of our photos, 8 crops of each, at 256 x 256" in text
 
 
+def test_samplers_have_a_column_where_they_differ_from_euler_steps():
+    plain = {**QUALITY, "sampler": "euler", "texture": 1.0, "shift": None}
+    calm = {**plain, "sampler": "heun", "texture": 0.75, "shift": [0.5, 1.0]}
+    lines = tables.render(recorded(EVALUATION, rows=[plain, calm])).splitlines()
+    assert lines[0].startswith("| model | sampler | stages |")
+    assert lines[2].startswith("| `photo@8` | euler | 3 |")
+    assert lines[3].startswith("| `photo@8` | heun, texture 0.75, shift [0.5, 1.0] | 3 |")
+    assert "sampler" not in tables.render(recorded(EVALUATION, rows=[plain, QUALITY])).splitlines()[0]
+
+
 def test_a_model_is_named_without_the_folders_around_it():
     named = {name: tables.spec({"model": name, "steps_per_stage": 1}) for name in ("photo", "models/photo/", "o/photo")}
     assert set(named.values()) == {"photo@1"}

@@ -45,7 +45,7 @@ class Entry:
     index: dict[str, Any] = field(default_factory=dict)
     """What the layout needs of the shard when the job is done."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Where the time went."""
+    """Where the time of the worker went: waiting for images, network, writing, all; and what the processor worked."""
 
 
 class Manifest:

@@ -1,4 +1,4 @@
-"""What a bulk encode does with each image. All of it belongs to the output: a resume must repeat it."""
+"""What a bulk job does with each image or latent. All of it belongs to the output: a resume must repeat it."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -10,12 +10,15 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout, check_side
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["DTYPES", "LAYOUTS", "EncodeOptions", "LayoutName"]
+__all__ = ["DTYPES", "FORMATS", "LAYOUTS", "DecodeOptions", "EncodeOptions", "LayoutName"]
 
 LayoutName: TypeAlias = Literal["parquet", "lightningdit", "edm2", "npy", "webdataset", "mds", "jsonl"]
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+FORMATS = ("png", "webp", "jpeg", "npz")
+"""Of decoded images."""
 
 _NUMPY = ("edm2", "npy", "webdataset", "mds")
 """Layouts whose arrays are numpy's, which knows no bfloat16."""
@@ -56,9 +59,7 @@ class EncodeOptions:
                 f"Layout '{self.layout}' holds numpy arrays, which know no bfloat16. Accepted: float16, float32. Pass "
                 "one as --dtype, or another --layout."
             )
-        for name in ("batch", "shard", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} is {getattr(self, name)}. It must be at least 1. Pass a larger one.")
+        _check_counts(self)
 
     @property
     def stores_flip(self) -> bool:
@@ -105,3 +106,46 @@ class EncodeOptions:
                 f"Layout '{self.layout}' holds latents of one shape, and --keep-size gives many. Pass --size, for "
                 "example 256, or another --layout."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """Options of a bulk decode."""
+
+    format: str = "png"
+    """Of the images: png and webp without loss, jpeg with a quality of 95, npz as one array."""
+    steps: int | None = None
+    """Steps in each stage; None as the model says."""
+    guidance: float | None = None
+    """Scale of the guidance on the latent; None as the model says."""
+    seed: int = 0
+    """With the id of an image, the seed of its noise."""
+    batch: int = 16
+    """Latents that are decoded together."""
+    shard: int = 1024
+    """Images in a shard, at most, of files that no bulk encode wrote."""
+    threads: int = 1
+    """Threads of torch in each worker."""
+    device: str = "cpu"
+    """Kind of device that decodes."""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(f"Format '{self.format}' is unknown. Accepted: {', '.join(FORMATS)}. Choose one of them.")
+        _check_counts(self)
+
+    def check(self, tokenizer: Tokenizer, name: str) -> None:
+        """Checks that a model can be used so, before work starts.
+
+        Raises:
+            ConfigError: If it cannot.
+        """
+        tokenizer.guidance(self.guidance)
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"Model '{name}' with {self.steps} steps in each stage. Pass 1 or more.")
+
+
+def _check_counts(options: EncodeOptions | DecodeOptions) -> None:
+    for name in ("batch", "shard", "threads"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(options, name)}. It must be at least 1. Pass a larger one.")

@@ -1,26 +1,18 @@
 """The loop over shards of a bulk job: what is left to do goes to the workers, and what became of it to the summary."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from stepladder.bulk.encode import EncodeJob
 from stepladder.bulk.engines import Crew, Here, carry_out
 from stepladder.bulk.job import Failure, Job
-from stepladder.bulk.layouts import build_layout
-from stepladder.bulk.manifest import Entry, Manifest
-from stepladder.bulk.options import EncodeOptions
-from stepladder.bulk.statistics import ChannelStatistics
-from stepladder.bulk.store import Store
-from stepladder.data.pieces import Piece, Pieces, plan_pieces
+from stepladder.bulk.manifest import Entry
+from stepladder.data.pieces import Piece
 from stepladder.errors import OutputError
-from stepladder.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Progress", "Summary", "encode", "work_through"]
+__all__ = ["Engine", "Progress", "Result", "Summary", "work_through"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,68 +87,14 @@ class Summary:
     shares: dict[str, float]
     """Of the time of the workers in this run: waiting for images, network, writing."""
     mean: list[float] = field(default_factory=list)
+    """Of each channel of the latents, where they were made."""
     std: list[float] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of decoded images, where originals were named."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-def encode(
-    data: str,
-    output: str,
-    *,
-    model: str,
-    options: EncodeOptions,
-    engine: Engine,
-    room: int = 1,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Summary:
-    """Encodes a data set, or what is left of it.
-
-    Args:
-        data: What `stepladder.data.pieces.plan_pieces` takes.
-        output: A folder, or a URL of one.
-        model: What `Tokenizer.from_pretrained` takes.
-        options: What is done with each image.
-        engine: What does it.
-        room: Workers where the engine names no number.
-        on_progress: Called after each shard.
-
-    Raises:
-        StepladderError: If data, model, options or output cannot be used; or what is wrong with the output halfway.
-    """
-    tokenizer = Tokenizer.from_pretrained(model)
-    options.check(tokenizer, model)
-    layout = build_layout(options.layout)
-    store = Store(output)
-    pieces = plan_pieces(data, images=options.shard)
-    fingerprint = tokenizer.fingerprint()
-    about = {
-        "format_version": 1,
-        "command": "encode",
-        "model": fingerprint,
-        "input": {"files": len(pieces.files), "sha256": hashlib.sha256("\n".join(pieces.files).encode()).hexdigest()},
-        "options": {f"--{name}": value for name, value in asdict(options).items()},
-    }
-    manifest = Manifest(store)
-    with manifest.opened(about) as done:
-        job = EncodeJob(model=model, options=options, store=store)
-        result = work_through(job, pieces.pieces, done, engine, room, on_progress)
-        entries = sorted(result.entries, key=lambda entry: entry.shard)
-        statistics = ChannelStatistics.merged(entry.statistics for entry in entries)
-        layout.finish(store, entries, statistics)
-        summary = Summary(
-            output=output,
-            input=data,
-            model=model,
-            fingerprint=fingerprint,
-            mean=statistics.mean.tolist(),
-            std=statistics.std.tolist(),
-            **result.totals(),
-        )
-        _finish(store, entries, summary, pieces)
-    return summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,12 +189,3 @@ def _progress(entries: Sequence[Entry], before: int, shards: int, seconds: float
         images_per_second=images / seconds,
         seconds_left=seconds / len(now) * (shards - len(entries)),
     )
-
-
-def _finish(store: Store, entries: Sequence[Entry], summary: Summary, pieces: Pieces) -> None:
-    """Writes the errors table, the statistics and the summary."""
-    lines = [{"shard": entry.shard, **error} for entry in entries for error in entry.errors]
-    lines += summary.shards_failed
-    store.write_text("errors.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    store.write_json("statistics.json", {"mean": summary.mean, "std": summary.std, "images": summary.images})
-    store.write_json("summary.json", {**summary.as_dict(), "files": len(pieces.files)})

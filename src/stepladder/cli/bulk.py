@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Json
+from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Device, Guidance, Json, Steps
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError
 
@@ -48,6 +48,30 @@ Output = Annotated[
     ),
 ]
 Encoder = Annotated[str, typer.Option("--model", metavar="MODEL", help="An embedded name, a folder or a hub id.")]
+Latents = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT", help="What `bulk encode` wrote in the layout parquet, or Parquet files.", show_default=False
+    ),
+]
+Decoder = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL@N", help="An embedded name, a folder or a hub id; @N sets N steps per stage."
+    ),
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="png, webp, jpeg; npz for one array of all images.")
+]
+Originals = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA", help="The data set that was encoded, to score the images against it.", show_default=False
+    ),
+]
+BulkSeed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**62, metavar="S", help="With its id, the seed of the noise of each image.")
+]
 LayoutOption = Annotated[
     str,
     typer.Option(
@@ -106,10 +130,6 @@ Address = Annotated[
         show_default=False,
     ),
 ]
-DeviceKind = Annotated[
-    str | None,
-    typer.Option(metavar="D", help="cpu, cuda, mps; without it, CUDA where there is one.", show_default=False),
-]
 
 
 @app.command()
@@ -130,7 +150,7 @@ def encode(
     workers: Workers = None,
     engine: EngineOption = "pool",
     address: Address = None,
-    device: DeviceKind = None,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Encode a data set.
@@ -141,11 +161,11 @@ def encode(
     """
     if keep_size == (size is not None):
         raise ConfigError("Images need one of --size and --keep-size, and not both. Pass for example --size 256.")
-    place = pick_device(device or "auto")
+    place = pick_device(device)
     with_engine = _engine(engine, workers, address)
 
+    from stepladder.bulk.jobs import encode as run
     from stepladder.bulk.options import EncodeOptions
-    from stepladder.bulk.run import encode as run
 
     options = EncodeOptions(
         layout=layout,  # type: ignore[arg-type]  # it is checked there
@@ -166,6 +186,65 @@ def encode(
             model=model,
             options=options,
             engine=with_engine,
+            room=_room(place.type, threads),
+            on_progress=note,
+        )
+    _report(summary, json)
+    raise typer.Exit(1 if summary.failed or summary.shards_failed else 0)
+
+
+@app.command()
+def decode(
+    data: Latents,
+    output: Output,
+    model: Decoder = DEFAULT_MODEL,
+    format: Format = "png",
+    originals: Originals = None,
+    seed: BulkSeed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    batch: BatchSize = 16,
+    shard: Shard = 1024,
+    threads: Threads = 1,
+    workers: Workers = None,
+    engine: EngineOption = "pool",
+    address: Address = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Decode many latents to images.
+
+    The latents are those of `bulk encode` in the layout parquet, or of a generator in the same columns. With
+    --originals, the images are scored while they are decoded. Resumes as `bulk encode` does.
+    """
+    place = pick_device(device)
+    with_engine = _engine(engine, workers, address)
+
+    from stepladder.bulk.jobs import decode as run
+    from stepladder.bulk.options import DecodeOptions
+    from stepladder.models import parse_model_spec
+
+    spec = parse_model_spec(model)
+    if steps is not None and spec.steps not in (None, steps):
+        raise ConfigError(f"Model '{model}' and --steps {steps} name different steps. Leave one of them out.")
+    options = DecodeOptions(
+        format=format,
+        steps=spec.steps or steps,
+        guidance=guidance,
+        seed=seed,
+        batch=batch,
+        shard=shard,
+        threads=threads,
+        device=place.type,
+    )
+    with _progress("Decoding") as note:
+        summary = run(
+            data,
+            output,
+            model=spec.name,
+            options=options,
+            engine=with_engine,
+            originals=originals,
             room=_room(place.type, threads),
             on_progress=note,
         )
@@ -248,5 +327,6 @@ def _report(summary: "Summary", json: bool) -> None:
         ("time", _duration(summary.seconds)),
         ("images/s", f"{summary.images_per_second:,.2f}"),
         ("time of workers", shares),
+        *((name, f"{score:.4f}") for name, score in summary.scores.items()),
     ]
     print_table(("", "value"), rows, title=f"{summary.model}, in {shown(summary.output)}", numbers=False)

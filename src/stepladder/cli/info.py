@@ -48,7 +48,7 @@ def _rows(summary: "ModelSummary", size: int) -> list[tuple[str, str]]:
     return [
         ("latent", summary.latent),
         ("image size", "any" if summary.image_side is None else f"{summary.image_side} x {summary.image_side}"),
-        ("encoder", f"{summary.encoder_parameters:,} parameters"),
+        ("encoder", summary.encoder or f"{summary.encoder_parameters:,} parameters"),
         ("decoder", f"{summary.decoder_parameters:,} parameters"),
         ("file size", f"{size / 2**20:.2f} MiB"),
         ("stages", str(len(summary.stages))),

@@ -9,12 +9,20 @@ import typer
 
 from stepladder.cli._batches import Work, for_each
 from stepladder.cli._files import check_distinct, check_outputs, find_images, make_folder
-from stepladder.cli._models import batch_size, describe_decode, describe_steps, load_model, pick_sampler
+from stepladder.cli._models import (
+    batch_size,
+    describe_decode,
+    describe_steps,
+    load_model,
+    open_encoders,
+    pick_sampler,
+)
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     AutoBatch,
     Device,
     Dtype,
+    Encoder,
     Force,
     Guidance,
     Images,
@@ -58,6 +66,7 @@ def reconstruct(
     images: Images,
     out: OutFolder,
     model: Model = DEFAULT_MODEL,
+    encoder: Encoder = None,
     size: Size = None,
     seed: OwnSeed = None,
     device: Device = "auto",
@@ -92,6 +101,7 @@ def reconstruct(
 
     tokenizer, spec = load_model(model, device, steps, dtype=dtype)
     together = batch_size(batch, tokenizer.device)
+    open_encoders([(spec.name, tokenizer)], encoder)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:

@@ -5,24 +5,32 @@ folder, tar, parquet, hub      one adapter per kind of data, each an `ImageSourc
 source     the interface, and `open_source`, which finds the adapter for a path
 crops      random resized crops and flips
 loading    the endless, resumable, shuffled stream of training batches
+pairs      images with their latents beside them
 protocol   the images of an evaluation, cut as the pinned protocol says
 """
 
 from stepladder.data.crops import CropConfig, random_crop
 from stepladder.data.files import Unreadable
 from stepladder.data.loading import TrainingBatch, TrainingCrops, training_loader
+from stepladder.data.pairs import CodedImages, PairSource, evaluation_pairs, open_pairs, read_pair, stack_pairs
 from stepladder.data.protocol import EvaluationImages, evaluation_images
 from stepladder.data.source import ImageSource, open_source
 
 __all__ = [
+    "CodedImages",
     "CropConfig",
     "EvaluationImages",
     "ImageSource",
+    "PairSource",
     "TrainingBatch",
     "TrainingCrops",
     "Unreadable",
     "evaluation_images",
+    "evaluation_pairs",
+    "open_pairs",
     "open_source",
     "random_crop",
+    "read_pair",
+    "stack_pairs",
     "training_loader",
 ]

@@ -17,7 +17,7 @@ except ImportError as error:
         "Run pip install 'stepladder[train]'."
     ) from error
 
-__all__ = ["first_line", "image_column", "pa", "pc", "pq", "row_count", "rows_of", "write_table"]
+__all__ = ["first_line", "image_column", "pa", "pc", "pq", "row_count", "rows_of", "tables_of", "write_table"]
 
 _USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
 _ROWS_AT_ONCE = 64
@@ -39,23 +39,29 @@ def row_count(path: str) -> int:
 def rows_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, bytes | None, dict[str, Any]]]:
     """Place, image and other columns of `count` rows of a Parquet file from row `first` on; of all that follow if None.
 
-    Only the row groups that hold them are read, one at a time.
-
     Raises:
         DataError: If the file cannot be read, or has no image column or several.
+    """
+    for place, table in tables_of(path, first, count):
+        yield from _rows(table, image_column(path, table.schema), place)
+
+
+def tables_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, Any]]:
+    """The same rows as tables with the place of their first row; only their row groups are read, one at a time.
+
+    Raises:
+        DataError: If the file cannot be read.
     """
     with open_file(path) as stream:
         try:
             file = pq.ParquetFile(stream)
-            column = image_column(path, file.schema_arrow)
             stop = file.metadata.num_rows if count is None else first + count
             start = 0
             for group in range(file.metadata.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
                 if start < stop and end > first:
                     low, high = max(first, start), min(stop, end)
-                    table = file.read_row_group(group, use_threads=False).slice(low - start, high - low)
-                    yield from _rows(table, column, low)
+                    yield low, file.read_row_group(group, use_threads=False).slice(low - start, high - low)
                 start = end
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error

@@ -29,16 +29,29 @@ from stepladder.sampling.denoiser import Cut, Denoised, Denoiser
 from stepladder.sampling.grids import time_grids
 from stepladder.sampling.guidance import GuidanceConfig, evaluations_per_stage, guided
 from stepladder.sampling.path import clean_from_velocity
-from stepladder.sampling.scales import down, up
+from stepladder.sampling.scales import down
 from stepladder.sampling.stages import Stage, StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig, evaluation_times
 from stepladder.sampling.tiling import tiled
 
-__all__ = ["BoundNetwork", "Context", "DecoderNetwork", "LadderDecoder", "PredictionKind", "clean_from_prediction"]
+__all__ = [
+    "BoundNetwork",
+    "Context",
+    "DecoderNetwork",
+    "LadderDecoder",
+    "PredictionKind",
+    "clean_from_prediction",
+    "enlarge",
+]
 
 PredictionKind = Literal["clean", "velocity"]
 
 _NO_GUIDANCE = GuidanceConfig()
+
+
+def enlarge(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+    """Doubles the side by repeating pixels: how networks look at the stage before. The jump has an `up` of its own."""
+    return images.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +66,11 @@ class Context:
     def base(self, stage: Stage, previous: Denoised | None) -> Float[Tensor, "b 3 h w"]:
         """What a stage starts from: the initial estimate, its low frequencies replaced by what the stage before found.
 
-        B = I + up(P - down(I)),    I the initial estimate at the scale of the stage, P the clean image before it
+        B = I + enlarge(P - down(I)),    I the initial estimate at the scale of the stage, P the clean image before it
         """
         assert self.initial is not None
         initial = down(self.initial, stage.downscale)
-        return initial if previous is None else initial + up(previous.clean - down(initial))
+        return initial if previous is None else initial + enlarge(previous.clean - down(initial))
 
     def cut(self, cut: Cut) -> "Context":
         """The same for a part of the image."""
@@ -79,6 +92,8 @@ class DecoderNetwork(nn.Module, ABC):
     """Whether it can compute the activations of its blocks again instead of keeping them."""
     checkpointing: bool = False
     """Whether it does."""
+    initial_layers: nn.Module | None = None
+    """The part that alone makes the initial estimate, where there is such a part."""
     fused: bool = False
     """Whether it runs at the start of stages only, with what it makes of time as constants."""
     linear: nn.Conv2d | nn.Linear | None

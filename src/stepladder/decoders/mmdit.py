@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.configs import MAX_WIDTH, check_between
-from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
+from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction, enlarge
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout, token_cell
 from stepladder.nn.blocks import zero_init
@@ -35,7 +35,6 @@ from stepladder.nn.rotary import LatentPositions, grid_angles, token_angles
 from stepladder.nn.transformer import AdaptiveNorm, JointBlock, check_transformer, run_blocks
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import LinearEstimate, linear_estimate
-from stepladder.sampling.scales import up
 from stepladder.sampling.stages import Stage
 
 __all__ = ["MMDiTDecoder", "MMDiTDecoderConfig"]
@@ -190,7 +189,7 @@ class MMDiTDecoder(DecoderNetwork):
     def _base(self, x: Tensor, stage: Stage, context: Context, previous: Denoised | None) -> Float[Tensor, "b 3 h w"]:
         if self.config.linear:
             return context.base(stage, previous)
-        return torch.zeros_like(x) if previous is None else up(previous.clean)
+        return torch.zeros_like(x) if previous is None else enlarge(previous.clean)
 
     def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b d"]:
         """Where on the ladder: noise coordinate and scale."""

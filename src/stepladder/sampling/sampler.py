@@ -149,10 +149,7 @@ def integrate(
     start = torch.ones(x.shape[0], device=x.device) if start is None else start
     first: Denoised | None = None
     denoised: Denoised | None = None
-
-    def evaluate(x: Tensor, u: Tensor) -> Denoised:
-        return denoiser(x, u, stage, previous)
-
+    evaluate = partial(denoiser, stage=stage, previous=previous)
     for share, next_share in pairwise(grid):
         denoised = evaluate(x, share * start)
         first = first or denoised

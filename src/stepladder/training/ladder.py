@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from stepladder.data import ImageSource, open_source, training_loader
+from stepladder.data import CodedImages, ImageSource, PairSource, open_pairs, open_source, training_loader
 from stepladder.decoders import DecoderNetwork
+from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
@@ -42,6 +43,7 @@ class LadderObjective(Objective):
         """
         super().__init__(tokenizer)
         self.linear_rate_scale = linear_rate_scale
+        self.evaluates_stages = True
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -70,8 +72,9 @@ class LadderObjective(Objective):
         return [OptimiserGroup(fast), OptimiserGroup(slow, relative_rate=self.linear_rate_scale)]
 
     def networks(self) -> tuple[nn.Module, ...]:
-        """Encoder and decoder network."""
-        return (self.tokenizer.encoder, self.tokenizer.decoder.network)
+        """Encoder, unless it is that of another library, and decoder network."""
+        encoder, network = self.tokenizer.encoder, self.tokenizer.decoder.network
+        return (network,) if isinstance(encoder, FrozenEncoder) else (encoder, network)
 
 
 def run_on_images(
@@ -99,16 +102,21 @@ def run_on_images(
     Raises:
         StepladderError: If folder, configuration or data cannot be used, or the loss stops being finite.
     """
-    source = open_source(config.data.train)
+    source = open_pairs(config.data.train) if config.data.latents else open_source(config.data.train)
     folder = RunFolder(run_dir, config, resume=resume)
     objective = make_objective()
-    _check_crop(config, objective.tokenizer)
-    side = config.data.crop.size
+    tokenizer = objective.tokenizer
+    _check_crop(config, tokenizer)
     task = Task(
         objective=objective,
-        batches=_batches(source, config),
-        example=torch.zeros(1, 3, side, side),
-        validation=ImageValidation(config, side=_validation_side(config, objective.tokenizer)),
+        batches=_batches(source, config, tokenizer.layout.side_multiple),
+        example=_example(config, tokenizer),
+        validation=ImageValidation(
+            config,
+            side=_validation_side(config, tokenizer),
+            stride=tokenizer.layout.side_multiple,
+            stages=objective.evaluates_stages,
+        ),
         export=_export,
     )
     fit(task, config, folder, on_record=on_record, stop_after=stop_after)
@@ -137,8 +145,18 @@ def draw_dropped(
     return (uniform(latent.shape[0], generator) < share).to(latent.device)
 
 
-def _batches(source: ImageSource, config: ImageRunConfig) -> Callable[..., Iterator[Tensor]]:
-    def batches(*, start_batch: int, process_index: int, num_processes: int) -> Iterator[Tensor]:
+def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Tensor | CodedImages:
+    side = config.data.crop.size
+    image = torch.zeros(1, 3, side, side)
+    if not config.data.latents:
+        return image
+    return CodedImages(image, torch.zeros(1, *tokenizer.layout.shape((side, side))))
+
+
+def _batches(
+    source: ImageSource | PairSource, config: ImageRunConfig, stride: int
+) -> Callable[..., Iterator[Tensor | CodedImages]]:
+    def batches(*, start_batch: int, process_index: int, num_processes: int) -> Iterator[Tensor | CodedImages]:
         return training_loader(
             source,
             crop=config.data.crop,
@@ -148,6 +166,7 @@ def _batches(source: ImageSource, config: ImageRunConfig) -> Callable[..., Itera
             num_processes=num_processes,
             num_workers=config.data.workers,
             start_batch=start_batch,
+            stride=stride,
         )
 
     return batches
@@ -160,6 +179,11 @@ def _export(model: nn.Module, folder: Path) -> None:
 
 def _check_crop(config: ImageRunConfig, tokenizer: Tokenizer) -> None:
     size, multiple = config.data.crop.size, tokenizer.side_multiple
+    if config.data.latents and not isinstance(tokenizer.config.encoder, FrozenEncoderConfig):
+        raise ConfigError(
+            f"data.latents is true, and the encoder is of kind '{tokenizer.config.encoder.kind}', which the model "
+            "itself holds. Accepted: 'onnx', 'diffusers' or 'files'. Set tokenizer.encoder, or data.latents to false."
+        )
     if isinstance(tokenizer.layout, TokenLayout) and size != tokenizer.layout.side:
         raise ConfigError(
             f"data.crop.size {size} is not {tokenizer.layout.side}, the one side that the model takes. Set it to that."

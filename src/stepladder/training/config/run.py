@@ -91,6 +91,9 @@ class DataConfig:
 
     train: list[str] = field(default_factory=list)
     """Folders, `.tar` shards, Parquet files (globs allowed) or one hub id."""
+    latents: bool = False
+    """Whether these files hold a latent beside each image, as `stepladder cache` writes them: then nothing is encoded.
+    Crops are windows of whole latent cells, neither resized nor mirrored."""
     validation: list[str] = field(default_factory=list)
     """Images of the grids and of the PSNR in the records; empty for none."""
     validation_images: int = 8
