@@ -4,6 +4,8 @@
     python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
     python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
+    python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
+    python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
     python benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--seeds N]
 
 runs `stepladder evaluate`, `stepladder benchmark` or a script of this folder with these arguments in this environment,
@@ -31,11 +33,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SCRIPTS = {
     "ladder-cost": "benchmarks/ladder_cost.py",
-    "samplers": "benchmarks/samplers.py",
     "decisions": "benchmarks/decisions.py",
+    "paths": "benchmarks/paths.py",
+    "precision": "benchmarks/precision.py",
+    "samplers": "benchmarks/samplers.py",
 }
 """Measurements that are no command of the package."""
-WITH_DATA = ("evaluate", "samplers", "decisions")
+WITH_DATA = ("evaluate", "decisions", "paths", "precision", "samplers")
 """Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
@@ -43,6 +47,8 @@ COMMANDS = {
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
     "decisions": f"name the data and at least one model after '--', as for {SCRIPTS['decisions']}",
     "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
+    "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
+    "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -64,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < {"benchmark": 1, "ladder-cost": 0}.get(options.command, 2):
+    if len(words) < {"benchmark": 1, "ladder-cost": 0, "paths": 1}.get(options.command, 2):
         parser.error(f"{COMMANDS[options.command]}.")
     if (options.data_name is not None) != (options.command in WITH_DATA):
         parser.error(f"--data-name belongs to --command {', '.join(WITH_DATA)}, which need it. Pass both or neither.")

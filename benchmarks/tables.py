@@ -109,10 +109,7 @@ def render(record: Mapping[str, Any]) -> str:
     """Table and caption of one record, of an evaluation or a benchmark. Speeds are compared with the first row's."""
     report = record["report"]
     rows: Sequence[Row] = report["rows"]
-    if "seeds" in report:
-        columns = _decision_columns()
-    else:
-        columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
+    columns = _columns(report)
     kept = [(head, cell) for head, key, cell in columns if any(row.get(key) is not None for row in rows)]
     lines = [
         "| " + " | ".join(head for head, _ in kept) + " |",
@@ -163,6 +160,44 @@ def _speed_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def _columns(report: Mapping[str, Any]) -> list[Column]:
+    """Of the kind of report that it is."""
+    rows: Sequence[Row] = report["rows"]
+    if "seeds" in report:
+        return _decision_columns()
+    if "path" in rows[0]:
+        return _path_columns(rows)
+    if "psnr_db_bfloat16" in rows[0]:
+        return _precision_columns()
+    return _quality_columns(rows) if "data" in report else _speed_columns(rows)
+
+
+def _precision_columns() -> list[Column]:
+    """Of models in two precisions."""
+    return [
+        ("model", "model", _code),
+        ("side", "size", _number("size", 0)),
+        ("PSNR in float32, dB", "psnr_db_float32", _number("psnr_db_float32", 2)),
+        ("in bfloat16, dB", "psnr_db_bfloat16", _number("psnr_db_bfloat16", 2)),
+        ("change, dB", "psnr_change_db", _signed("psnr_change_db")),
+    ]
+
+
+def _path_columns(rows: Sequence[Row]) -> list[Column]:
+    """Of the paths of one decode."""
+    return [
+        ("path", "path", lambda row: str(row["path"])),
+        ("side", "size", _number("size", 0)),
+        ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
+        ("faster than the first", "seconds_per_image", _speed(rows)),
+        ("PSNR against the first, dB", "psnr_change_db", _signed("psnr_change_db")),
+    ]
+
+
+def _signed(key: str) -> Cell:
+    return lambda row: "-" if row.get(key) is None else f"{row[key]:+.3f}"
+
+
 def _decision_columns() -> list[Column]:
     """Of what stages decide."""
     return [
@@ -179,10 +214,12 @@ def _caption(record: Mapping[str, Any]) -> str:
     report = record["report"]
     place = f"{record['hardware']}, {report['device']}, {report['threads']} threads"
     origin = f"commit {record['commit']}; `{record['command']}`"
-    if "data" in report:
-        if "seeds" in report:
-            images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
-            return f"Standard deviations on [-1, 1]; {images}, {report['seeds']} seeds; {place}; {origin}"
+    if "psnr_db_bfloat16" in report["rows"][0]:
+        return f"{report['images']} images of {report['data']}, seed {record['seed']}; {place}; {origin}"
+    if "seeds" in report:
+        images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
+        return f"Standard deviations on [-1, 1]; {images}, {report['seeds']} seeds; {place}; {origin}"
+    if "data" in report and "path" not in report["rows"][0]:
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
         cut = f", {report['crops']} crops of each," if report.get("crops", 1) > 1 else ""
         images = f"{report['images']} images of {report['data']}{cut} at {report['size']} x {report['size']}"
