@@ -6,9 +6,10 @@
     python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
     python benchmarks/record.py NAME --command peer --data-name TEXT -- DATA DECODER.onnx ENCODER MODEL@N [MODEL@N ...]
 
-runs `stepladder evaluate`, `stepladder benchmark` or a script of `benchmarks/` (`SCRIPTS`) with these arguments in this environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
-the commit, the seed and the command. DATA is a path of this machine, so the record names the data by `--data-name`
-instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
+runs `stepladder evaluate`, `stepladder benchmark` or a script of `benchmarks/` (`SCRIPTS`) with these arguments in this
+environment, here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed
+and the command. DATA is a path of this machine, so the record names the data by `--data-name` instead, and of other
+absolute paths it keeps the last part. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
 
 The first model is what the table compares speeds with.
 """
