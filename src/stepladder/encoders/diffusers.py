@@ -24,7 +24,7 @@ from stepladder.sampling.randomness import generators, normal
 if TYPE_CHECKING:
     from stepladder.encoders.frozen import DiffusersEncoderConfig
 
-__all__ = ["open_diffusers"]
+__all__ = ["open_diffusers", "pipeline_scale_of"]
 
 
 class _DiffusersEncoder:
@@ -33,7 +33,7 @@ class _DiffusersEncoder:
     def __init__(self, model: Any, posterior: str) -> None:
         self._model = model
         self._sample = posterior == "sample"
-        self.pipeline_scale: PipelineScale | None = _pipeline_scale(model)
+        self.pipeline_scale: PipelineScale | None = pipeline_scale_of(model)
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         if self._model.device != images.device:
@@ -87,8 +87,8 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
     return _DiffusersEncoder(model.eval().requires_grad_(False).float(), config.posterior)
 
 
-def _pipeline_scale(model: Any) -> PipelineScale:
-    """What pipelines of diffusers do before they decode."""
+def pipeline_scale_of(model: Any) -> PipelineScale:
+    """What pipelines of diffusers do before an autoencoder decodes."""
     norm = getattr(model, "bn", None)
     if norm is not None:
         deviation = torch.sqrt(norm.running_var + model.config.batch_norm_eps)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from stepladder.configs import check_between
 from stepladder.errors import ConfigError
 
-__all__ = ["LatentSpace", "PipelineScale", "check_scale"]
+__all__ = ["LatentSpace", "PipelineScale", "check_scale", "grid_of_tokens"]
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +53,24 @@ class PipelineScale:
         """Raw latents of those of a pipeline."""
         return F.pixel_shuffle(latent * _row(self.factor, latent) + _row(self.offset, latent), self.packing)
 
+    def raw_of_grid(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The same of latents that are not packed."""
+        return self.raw(F.pixel_unshuffle(latent, self.packing))
+
     def pipeline(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p ph pw"]:
         """Latents of a pipeline of raw ones."""
         packed = F.pixel_unshuffle(raw, self.packing)
         return (packed - _row(self.offset, packed)) / _row(self.factor, packed)
+
+
+def grid_of_tokens(tokens: Float[Tensor, "b n c4"], cells: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """The grid of latents of which a transformer works on blocks of 2 x 2 cells as tokens, as FLUX does.
+
+    Args:
+        tokens: Row by row.
+        cells: (rows, columns) of blocks.
+    """
+    return F.pixel_shuffle(tokens.mT.reshape(tokens.shape[0], tokens.shape[2], *cells), 2)
 
 
 @torch.no_grad()

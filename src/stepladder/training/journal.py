@@ -1,4 +1,4 @@
-"""What the main process writes down of a run as it goes: records, pictures, and both for a tracker."""
+"""What the main process writes down of a run as it goes: records, pictures, both for a tracker, and the report."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from torch import nn
 from stepladder.images import save_png
 from stepladder.training.folder import RunFolder
 from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
+from stepladder.training.report import Report
 from stepladder.training.trackers import Tracker, log_picture, log_record
 
 __all__ = ["Journal", "Validation"]
@@ -45,6 +46,7 @@ class Journal:
         self._trackers, self._on_record = trackers, on_record
         self._images_per_step, self._step = images_per_step, step
         self._file = RecordFile(folder.records, step=step) if writes else None
+        self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
     def look_at_the_start(self, model: nn.Module, example: Any) -> None:
@@ -63,8 +65,8 @@ class Journal:
                 log_picture(self._trackers, "reconstructions", picture, step=step)
         return findings
 
-    def record(self, step: int, rate: float, findings: Findings | None) -> None:
-        """Writes a line, of the means since the last one."""
+    def record(self, step: int, rate: float, findings: Findings | None, *, last: bool) -> None:
+        """Writes a line, of the means since the last one; the report with it where there is news, or it is the last."""
         record = self.means.record(
             step=step,
             steps=self._folder.config.steps,
@@ -76,4 +78,6 @@ class Journal:
             return
         self._file.write(record)
         log_record(self._trackers, record)
+        with self.means.paused():
+            self._report.update(at_once=findings is not None or last)
         self._on_record(record)

@@ -114,7 +114,7 @@ def fit(
                     _save(run, step)
             findings = journal.validate(run.averaged, batch, step)
             if step % config.log_every == 0 or ends or findings is not None:
-                journal.record(step, rate, findings)
+                journal.record(step, rate, findings, last=ends)
         if signal is not None:
             _log.warning("%s: saved at step %d in %s. --resume goes on from there.", signal, step, folder.path)
         else:
