@@ -93,9 +93,9 @@ def test_the_stages_appear_one_after_the_other_and_the_last_is_what_the_library_
     browser = opened("?example=astronaut&size=256&seed=4")
     browser.execute_script(WATCH)
     finished(browser)
+    wait_for(browser, lambda: browser.execute_script("return window.seen.at(-1)?.[0]") == 3, 20)
     seen = [stages for stages, _ in browser.execute_script("return window.seen")]
     assert seen == sorted(set(seen))
-    assert seen[-1] == 3
     captions = [each.text for each in browser.find_elements(By.CSS_SELECTOR, ".panel-strip figcaption") if each.text]
     assert [caption.splitlines()[0] for caption in captions] == ["64 x 64", "128 x 128", "256 x 256"]
     assert all(re.fullmatch(r"\d+ ms", caption.splitlines()[1]) for caption in captions)
