@@ -12,25 +12,22 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
-from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, weights_digest, write_checkpoint
-from stepladder.configs import structure, unstructure
+from stepladder.checkpoints import weights_digest
+from stepladder.configs import unstructure
 from stepladder.decoders import LadderDecoder, build_network
 from stepladder.encoders import FrozenEncoder, build_encoder, features
 from stepladder.encoders.scale import check_scale
-from stepladder.errors import CheckpointError, ConfigError
+from stepladder.errors import ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import Layout, check_finite, check_indices, check_ladder
-from stepladder.models import find_model
-from stepladder.nn.blocks import channels_last
+from stepladder.pretrained import Pretrained
 from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import NoiseKind, noise_source
@@ -59,7 +56,7 @@ class Encoding:
     """Distribution of the latent, of a variational bottleneck."""
 
 
-class Tokenizer(nn.Module, PyTorchModelHubMixin):
+class Tokenizer(Pretrained):
     """Encodes images to latents, and decodes latents up a ladder of scales."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -286,50 +283,15 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         levels = [json.dumps(unstructure(self.config.bottleneck), sort_keys=True)] if quantised else []
         return weights_digest([*frozen, *levels], [self.encoder, self.bottleneck])
 
-    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype = torch.float32, **_: Any) -> None:
-        """Writes `config.json` and `model.safetensors` to a folder; files that are there are replaced.
-
-        Args:
-            save_directory: Made if it is not there.
-            dtype: What weights are stored as; they are read back as float32.
+    def weights(self) -> dict[str, Tensor]:
+        """What `save_pretrained` writes.
 
         Raises:
             ValueError: If the tokenizer is fused.
         """
         if self.decoder.network.fused:
             raise ValueError("A fused tokenizer cannot be saved: weights were dropped. Save the one that it came from.")
-        write_checkpoint(Path(save_directory), unstructure(self.config), self.state_dict(), dtype=dtype)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, name: str | Path, *, device: torch.device | str = "cpu", revision: str | None = None
-    ) -> Self:
-        """Loads a tokenizer in evaluation mode.
-
-        Args:
-            name: An embedded name (`embedded_models()`), a folder, or a hub id `owner/name`.
-            device: Where to put it.
-            revision: Of a hub id: branch, tag or commit.
-
-        Raises:
-            CheckpointError: If there is no such model, or its files are damaged or of another format.
-        """
-        folder = find_model(name, revision)
-        data, weights = read_checkpoint(folder)
-        try:
-            config = structure(data, TokenizerConfig, where=str(folder / CONFIG_FILE))
-            with torch.device("meta"):
-                tokenizer = cls(config)
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from error
-        try:
-            tokenizer.load_state_dict(weights, strict=True, assign=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
-            ) from error
-        return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
+        return self.state_dict()
 
     def _check_fused(self, steps: Sequence[int]) -> None:
         if self.decoder.network.fused and set(steps) != {1}:
