@@ -6,11 +6,12 @@
     python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
     python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
     python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
+    python benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--seeds N]
 
-runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment,
-here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware,
-the commit, the seed and the command. DATA is a path of this machine, so the record names the data by `--data-name`
-instead. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
+runs `stepladder evaluate`, `stepladder benchmark` or a script of this folder with these arguments in this environment,
+here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed and the
+command. DATA is a path of this machine, so the record names the data by `--data-name` instead. A tree with uncommitted
+changes of the code is recorded as COMMIT-dirty.
 
 The first model is what the table compares speeds with.
 """
@@ -32,17 +33,19 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SCRIPTS = {
     "ladder-cost": "benchmarks/ladder_cost.py",
+    "decisions": "benchmarks/decisions.py",
     "paths": "benchmarks/paths.py",
     "precision": "benchmarks/precision.py",
     "samplers": "benchmarks/samplers.py",
 }
 """Measurements that are no command of the package."""
-WITH_DATA = ("evaluate", "paths", "precision", "samplers")
+WITH_DATA = ("evaluate", "decisions", "paths", "precision", "samplers")
 """Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
     "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
+    "decisions": f"name the data and at least one model after '--', as for {SCRIPTS['decisions']}",
     "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
     "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
     "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",

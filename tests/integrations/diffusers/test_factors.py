@@ -168,3 +168,14 @@ def test_the_frozen_encoder_of_the_model_encodes_for_the_pipeline(tmp_path):
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = autoencoder(tokenizer).encode(images).latent_dist
     assert torch.allclose(found.mode(), own.encode(images).latent_dist.mode(), atol=1e-4)
+
+
+def test_a_saved_pipeline_is_loaded_with_a_tokenizer_instead_of_its_autoencoder(tmp_path):
+    own = kl(4, scaling_factor=0.18215)
+    fakes.build("stable_diffusion", own).save_pretrained(tmp_path)
+    vae = autoencoder(fakes.decoder_of(own, 4, 8))
+    absent = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, vae=vae, **absent)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.vae is vae
+    assert torch.allclose(fakes.call(pipe), fakes.call(fakes.build("stable_diffusion", vae)), atol=1e-5)
