@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device
+from stepladder.cli._models import load_model, open_encoders
+from stepladder.cli._options import DEFAULT_MODEL, Device, Encoder
 from stepladder.cli._output import print_text, say
 from stepladder.errors import ConfigError
 
@@ -52,6 +52,7 @@ def demo(
     port: Port = None,
     max_megapixels: Megapixels = 4.2,
     at_once: AtOnce = 2,
+    encoder: Encoder = None,
     device: Device = "auto",
     open_: Open = False,
 ) -> None:
@@ -78,11 +79,11 @@ def demo(
                 typer.launch(link)
 
         limits = Limits(pixels=int(max_megapixels * 1e6), at_once=at_once)
-        offered = _offered(models or [DEFAULT_MODEL], device)
+        offered = _offered(models or [DEFAULT_MODEL], device, encoder)
         serve(offered, photographs(), limits, folder=Path(folder), host=host, port=port, on_ready=ready)
 
 
-def _offered(models: Sequence[str], device: str) -> "list[Offered]":
+def _offered(models: Sequence[str], device: str, encoder: str | None) -> "list[Offered]":
     """The models by the names that the page gives them, ready for the first visitor."""
     from stepladder.demo.trial import Offered
 
@@ -94,5 +95,7 @@ def _offered(models: Sequence[str], device: str) -> "list[Offered]":
         if name in offered:
             raise ConfigError(f"Two models are called {name}. Names on the page differ. Leave one of them out.")
         offered[name] = Offered(name=name, tokenizer=tokenizer, steps=spec.steps)
-        offered[name].warm_up()
+    open_encoders([(name, model.tokenizer) for name, model in offered.items()], encoder)
+    for model in offered.values():
+        model.warm_up()
     return list(offered.values())
