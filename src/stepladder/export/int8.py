@@ -8,6 +8,8 @@ The encoder stays as it is, so that latents do.
 Reference: Neural Network Compression Framework (Kozlov et al., 2020), https://arxiv.org/abs/2002.08679
 """
 
+import contextlib
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -139,7 +141,8 @@ def _quantise_one(nncf: Any, folder: Path, graph: GraphFile, seen: list[dict[str
 
     file = folder / graph.file
     source = openvino.Core().read_model(file)
-    quantised = nncf.quantize(source, nncf.Dataset(seen), subset_size=len(seen))
+    with contextlib.redirect_stdout(io.StringIO()):  # results alone are printed there; NNCF draws bars
+        quantised = nncf.quantize(source, nncf.Dataset(seen), subset_size=len(seen))
     place = file.with_stem(f"{file.stem}-int8")
     openvino.save_model(quantised, place, compress_to_fp16=False)
     del source
