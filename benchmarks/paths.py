@@ -6,7 +6,8 @@
 All paths decode the latents of the same images with the same seeds, one image at a time, and take turns: all decode
 once before any decodes again. Reported are medians, and what each path loses of PSNR against float32 in torch on the
 images, at the first size. Exports are folders that `stepladder export` wrote; one of OpenVINO is measured in float32,
-and in bfloat16 where the processor has it. `benchmarks/record.py NAME --command paths` records it.
+and in bfloat16 where the processor has it. Compiled networks and other decoders are measured at the first size
+alone. `benchmarks/record.py NAME --command paths` records it.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         paths = [
             *of_tokenizer(tokenizer, compiled=options.compile and size == sizes[0]),
             *of_exports(options),
-            *of_others(options, size),
+            *(of_others(options, size) if size == sizes[0] else ()),
         ]
         originals = [to_tensor(centre_crop_resize(load_image(file), size))[None] for file in files]
         latents = [tokenizer.encode(image).latent for image in originals]
