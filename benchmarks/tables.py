@@ -109,7 +109,7 @@ def render(record: Mapping[str, Any]) -> str:
     """Table and caption of one record, of an evaluation or a benchmark. Speeds are compared with the first row's."""
     report = record["report"]
     rows: Sequence[Row] = report["rows"]
-    columns = _quality_columns(rows) if "data" in report else _speed_columns(rows)
+    columns = _columns(report)
     kept = [(head, cell) for head, key, cell in columns if any(row.get(key) is not None for row in rows)]
     lines = [
         "| " + " | ".join(head for head, _ in kept) + " |",
@@ -135,6 +135,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
         ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),  # of old records
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
+        ("over the initial estimate, dB (each stage)", "stage_gains", _gains),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
@@ -159,12 +160,66 @@ def _speed_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def _columns(report: Mapping[str, Any]) -> list[Column]:
+    """Of the kind of report that it is."""
+    rows: Sequence[Row] = report["rows"]
+    if "seeds" in report:
+        return _decision_columns()
+    if "path" in rows[0]:
+        return _path_columns(rows)
+    if "psnr_db_bfloat16" in rows[0]:
+        return _precision_columns()
+    return _quality_columns(rows) if "data" in report else _speed_columns(rows)
+
+
+def _precision_columns() -> list[Column]:
+    """Of models in two precisions."""
+    return [
+        ("model", "model", _code),
+        ("side", "size", _number("size", 0)),
+        ("PSNR in float32, dB", "psnr_db_float32", _number("psnr_db_float32", 2)),
+        ("in bfloat16, dB", "psnr_db_bfloat16", _number("psnr_db_bfloat16", 2)),
+        ("change, dB", "psnr_change_db", _signed("psnr_change_db")),
+    ]
+
+
+def _path_columns(rows: Sequence[Row]) -> list[Column]:
+    """Of the paths of one decode."""
+    return [
+        ("path", "path", lambda row: str(row["path"])),
+        ("side", "size", _number("size", 0)),
+        ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
+        ("faster than the first", "seconds_per_image", _speed(rows)),
+        ("PSNR against the first, dB", "psnr_change_db", _signed("psnr_change_db")),
+    ]
+
+
+def _signed(key: str) -> Cell:
+    return lambda row: "-" if row.get(key) is None else f"{row[key]:+.3f}"
+
+
+def _decision_columns() -> list[Column]:
+    """Of what stages decide."""
+    return [
+        ("model", "model", _code),
+        ("stage", "stage", _number("stage", 0)),
+        ("downscale", "downscale", _number("downscale", 0)),
+        ("spread over seeds", "spread", _number("spread", 4)),
+        ("decided by the stage", "decided", _number("decided", 4)),
+    ]
+
+
 def _caption(record: Mapping[str, Any]) -> str:
     """What was measured on what, how, by which command."""
     report = record["report"]
     place = f"{record['hardware']}, {report['device']}, {report['threads']} threads"
     origin = f"commit {record['commit']}; `{record['command']}`"
-    if "data" in report:
+    if "psnr_db_bfloat16" in report["rows"][0]:
+        return f"{report['images']} images of {report['data']}, seed {record['seed']}; {place}; {origin}"
+    if "seeds" in report:
+        images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
+        return f"Standard deviations on [-1, 1]; {images}, {report['seeds']} seeds; {place}; {origin}"
+    if "data" in report and "path" not in report["rows"][0]:
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
         cut = f", {report['crops']} crops of each," if report.get("crops", 1) > 1 else ""
         images = f"{report['images']} images of {report['data']}{cut} at {report['size']} x {report['size']}"
@@ -190,6 +245,15 @@ def _missing(columns: Sequence[Column], kept: Sequence[tuple[str, Cell]], notes:
 
 def _number(key: str, digits: int) -> Cell:
     return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _gains(row: Row) -> str:
+    """What the decode adds to the initial estimate, and in brackets what each stage adds to what it is handed."""
+    gains = row.get("stage_gains")
+    if not gains:
+        return "-"
+    stages = ", ".join(f"{gain['over_before_db']:+.2f}" for gain in gains)
+    return f"{gains[-1]['over_initial_db']:+.2f} ({stages})"
 
 
 def _sampler(row: Row) -> str:

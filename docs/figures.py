@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from stepladder import StageSchedule
+from stepladder.demo.photographs import photographs
 from stepladder.files import write_atomically
 from stepladder.images import to_pil, to_tensor
 from stepladder.sampling.path import path
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def ladder() -> Figure:
     """A photograph at the start and at the end of each of three stages."""
     left, top = demo.CUTS["cat"]
-    photo = demo.photographs()["cat"].crop((left, top, left + demo.SIDE, top + demo.SIDE))
+    photo = photographs()["cat"].crop((left, top, left + demo.SIDE, top + demo.SIDE))
     image, schedule = down(to_tensor(photo)[None], 2), StageSchedule.uniform(3)
     sides = [image.shape[-1] // stage.downscale for stage in schedule.stages]
     gap, way, floor = 5, 30, 18  # between two pictures, between two stages, under a picture: all in pixels

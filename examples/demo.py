@@ -19,11 +19,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
-from skimage import data as scikit_image
-from sklearn.datasets import load_sample_image
 
 from stepladder import StepladderError, Tokenizer
 from stepladder.data import open_source
+from stepladder.demo.photographs import photographs
 from stepladder.images import grid, save_png, to_pil, to_tensor
 from stepladder.measure.evaluation import evaluate
 from stepladder.memory import keep_freed_memory
@@ -75,19 +74,6 @@ def models() -> list[Model]:
         if (MODELS / name).is_dir()
     ]
     return [Model("photo", Tokenizer.from_pretrained("photo"), 1), *others]
-
-
-def photographs() -> dict[str, Image.Image]:
-    """Photographs that scikit-image and scikit-learn carry."""
-    pixels = {
-        "astronaut": scikit_image.astronaut(),
-        "cat": scikit_image.chelsea(),
-        "coffee": scikit_image.coffee(),
-        "rocket": scikit_image.rocket(),
-        "china": load_sample_image("china.jpg"),
-        "flower": load_sample_image("flower.jpg"),
-    }
-    return {name: Image.fromarray(values) for name, values in pixels.items()}
 
 
 def run(models: Sequence[Model], photos: Mapping[str, Image.Image], out: Path) -> None:

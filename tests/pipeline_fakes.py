@@ -10,6 +10,8 @@ from typing import Any
 import diffusers
 import torch
 
+from stepladder.encoders import DiffusersEncoderConfig, EncoderConfig
+from stepladder.encoders.diffusers import pipeline_scale_of
 from stepladder.nn.blocks import channels_last
 from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
@@ -18,18 +20,28 @@ SIDE = 64
 _TEXT, _POOLED = 16, 32
 
 
-def tokenizer(channels: int, stride: int) -> Tokenizer:
+def tokenizer(channels: int, stride: int, encoder: EncoderConfig | None = None) -> Tokenizer:
     """A tokenizer of a layout, whose decoder adds something at every stage."""
     config = tiny()
-    config = replace(
-        config, latent_channels=channels, encoder=replace(config.encoder, stride=stride), steps_per_stage=1
-    )
+    encoder = encoder or replace(config.encoder, stride=stride)
+    config = replace(config, latent_channels=channels, encoder=encoder, steps_per_stage=1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         found = Tokenizer(config)
         for layer in found.decoder.network.output_layers:
             torch.nn.init.normal_(layer.weight, std=0.05)
     return channels_last(found).eval().requires_grad_(False)
+
+
+def decoder_of(autoencoder: Any, channels: int, stride: int, *, knows: bool = True) -> Tokenizer:
+    """A tokenizer that decodes latents of an autoencoder of diffusers, which have some mean and deviation."""
+    scale = pipeline_scale_of(autoencoder) if knows else None
+    encoder = DiffusersEncoderConfig(source="owner/name", stride=stride, pipeline=scale)
+    found = tokenizer(channels, stride, encoder)
+    drawn = torch.Generator().manual_seed(2)
+    found.bottleneck.scale.mean.copy_(torch.randn(channels, generator=drawn))
+    found.bottleneck.scale.variance.copy_(torch.rand(channels, generator=drawn) + 0.5)
+    return found
 
 
 def stable_diffusion(vae: Any) -> Any:
@@ -59,7 +71,7 @@ def stable_diffusion_xl(vae: Any) -> Any:
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=_POOLED + 6 * 8,
         ),
-        scheduler=diffusers.EulerDiscreteScheduler(),
+        scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="trailing"),
         add_watermarker=False,
     )
 
@@ -195,6 +207,25 @@ def call(pipe: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32, **more
             words |= {"negative_prompt_attention_mask": mask, "use_resolution_binning": False, "negative_prompt": None}
     words |= {"height": SIDE, "width": SIDE, "num_inference_steps": 2, "output_type": "pt"}
     return pipe(**words | {"generator": torch.Generator().manual_seed(seed)} | more).images
+
+
+def noise(pipe: Any) -> torch.Tensor:
+    """Where a pipeline starts, in the form in which it takes it."""
+    layout = pipe.vae.layout
+    drawn = torch.randn(1, *layout.shape((SIDE, SIDE)), generator=torch.Generator().manual_seed(3))
+    if "Flux" not in type(pipe).__name__:
+        return drawn
+    packed = torch.nn.functional.pixel_unshuffle(drawn, 2)
+    return packed if "Flux2" in type(pipe).__name__ else packed.flatten(2).mT
+
+
+def grid(latent: torch.Tensor) -> torch.Tensor:
+    """A latent of square images as a pipeline returns it, unpacked if it is."""
+    if latent.ndim == 4:
+        return latent
+    side = int(latent.shape[1] ** 0.5)
+    blocks = latent.reshape(1, side, side, -1, 2, 2)  # (B, h/2, w/2, c, 2, 2), as FLUX packs them
+    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * side, 2 * side)
 
 
 def _unet(vae: Any, **more: Any) -> Any:

@@ -6,6 +6,8 @@ Every byte survives the round trip. Only this module and `pictures`, which reads
 [0, 255] and PIL; the rest of the library holds float tensors (B, 3, H, W).
 """
 
+import io
+
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -45,6 +47,7 @@ __all__ = [
     "save_png",
     "side_by_side",
     "to_pil",
+    "to_png",
     "to_tensor",
     "to_uint8",
 ]
@@ -83,3 +86,10 @@ def pad_to_multiple(images: Float[Tensor, "b c h w"], multiple: int) -> Float[Te
 def crop_to(images: Float[Tensor, "b c ph pw"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
     """The top left (H, W) of `images`."""
     return images[..., : size[0], : size[1]]
+
+
+def to_png(image: Float[Tensor, "3 h w"]) -> bytes:
+    """The bytes of a PNG of an image in [-1, 1]."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, format="PNG")
+    return buffer.getvalue()

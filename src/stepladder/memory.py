@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed.
+"""What the C library does with memory that is freed, and what it looks like when there is none left.
 
 glibc gives large blocks back to the system as soon as they are free, and asks for fresh ones at the next allocation;
 the system clears each page of those when it is first touched. Networks free and allocate the same large tensors again
@@ -11,7 +11,7 @@ Reference: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, https://man7.org/l
 import ctypes
 import os
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["is_out_of_memory", "keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
@@ -32,3 +32,9 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return all(mallopt(option, _LARGEST) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a device or the CPU allocator of torch ran out of memory."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)

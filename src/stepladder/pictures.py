@@ -56,27 +56,30 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVI
 # A closed list: some of PIL's other readers start programs (EPS) or accept files without a signature (TGA).
 
 
-def load_image(source: PathLike | bytes | Stream, *, name: str | None = None) -> Image.Image:
+def load_image(
+    source: PathLike | bytes | Stream, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Reads an image as a viewer would show it.
 
     Args:
         source: A path, the bytes of a file, or a binary stream that can seek.
         name: What error messages call it; a path names itself.
+        max_pixels: The most that it may have; one that has more is refused before its pixels are read.
 
     Returns:
         8-bit RGB without metadata.
 
     Raises:
-        ImageError: If there is no such file, it cannot be read, is no image, is damaged, or has over `MAX_PIXELS`.
+        ImageError: If there is no such file, it cannot be read, is no image, is damaged, or has over `max_pixels`.
     """
     if isinstance(source, bytes):
-        return _load(io.BytesIO(source), name or "from bytes")
+        return _load(io.BytesIO(source), name or "from bytes", max_pixels)
     if not isinstance(source, str | os.PathLike):
-        return _load(source, name or str(getattr(source, "name", "from a stream")))
+        return _load(source, name or str(getattr(source, "name", "from a stream")), max_pixels)
     name = name or os.fspath(source)
     try:
         with Path(source).open("rb") as file:
-            return _load(file, name)
+            return _load(file, name, max_pixels)
     except FileNotFoundError:
         raise _unreadable(name, "there is no such file", "Check the path") from None
     except IsADirectoryError:
@@ -196,7 +199,7 @@ def save_png(image: Image.Image, path: PathLike, *, force: bool = False) -> None
     write_atomically(Path(path), lambda temporary: image.save(temporary, format="PNG"), force=force)
 
 
-def _load(file: Stream, name: str) -> Image.Image:
+def _load(file: Stream, name: str, max_pixels: int) -> Image.Image:
     if not file.seekable():
         file = io.BytesIO(file.read())
     if not file.seek(0, io.SEEK_END):
@@ -204,8 +207,8 @@ def _load(file: Stream, name: str) -> Image.Image:
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of odd metadata, and of sizes that are checked here
-        with _explained(name), Image.open(file, formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
+        with _explained(name, max_pixels), Image.open(file, formats=_formats()) as image:
+            if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height}")
             image.load()
             return _plain_rgb(image)
@@ -217,7 +220,7 @@ def _formats() -> list[str]:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, max_pixels: int) -> Iterator[None]:
     """Turns whatever PIL raises on damaged data into an `ImageError`."""
     try:
         yield
@@ -225,7 +228,7 @@ def _explained(name: str) -> Iterator[None]:
         formats = ", ".join(_FORMATS)
         raise _unreadable(name, f"it is no image of a format that is read ({formats})", "Convert it") from None
     except Image.DecompressionBombError as error:
-        why = f"it claims too many pixels ({reason(error)}); at most {MAX_PIXELS} are read"
+        why = f"it claims too many pixels ({reason(error)}); at most {max_pixels} are read"
         raise _unreadable(name, why, "Make it smaller") from None
     except MemoryError:
         raise _unreadable(name, "there is not enough memory for it", "Make it smaller") from None

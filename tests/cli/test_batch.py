@@ -44,7 +44,7 @@ def test_results_below_the_images_are_not_reconstructed_again(run, model, severa
     assert tree(several / "out") == ["a.png", "b.png", "in/a.png", "in/deep/a.png", "z.png"]
 
 
-@pytest.mark.parametrize("batch", [2, 3, 100])
+@pytest.mark.parametrize("batch", [2, 100, "auto"])
 def test_a_batch_changes_no_image(run, model, several, batch, monkeypatch):
     from stepladder.measure import reconstruction
 
@@ -54,7 +54,7 @@ def test_a_batch_changes_no_image(run, model, several, batch, monkeypatch):
         "reconstruct_together",
         lambda tokenizer, images, **options: sizes.append(len(images)) or genuine(tokenizer, images, **options),
     )
-    run("reconstruct", several, "--out", "single", "--model", model)
+    run("reconstruct", several, "--out", "single", "--model", model, "--batch", 1)
     assert sizes == [1] * 5
     sizes.clear()
     run("reconstruct", several, "--out", "batch", "--model", model, "--batch", batch)

@@ -17,6 +17,7 @@ from stepladder.bottlenecks import FSQConfig, VQConfig
 from stepladder.images import load_image, to_tensor
 from stepladder.latents import read_latents, write_latents
 from stepladder.presets import tiny, tiny_tokens
+from stepladder.seeds import seed_of
 from stepladder.stored import _digest
 from stepladder.tokenizer import Tokenizer
 
@@ -126,12 +127,16 @@ def test_decode_takes_the_model_that_the_file_names_and_says_so(run, model, late
         "stages": 3,
         "network_evaluations": 6,
         "guidance": 1.0,
-        "seed": 0,
+        "sampler": "euler",
+        "texture": 1.0,
+        "shift": None,
+        "seed": None,
         "device": "cpu",
+        "dtype": "float32",
         "failed": [],
     }
     assert a.pop("seconds") > 0
-    assert a == {"name": "a", "output": str(Path("out/a.png")), "width": 17, "height": 9}
+    assert a == {"name": "a", "output": str(Path("out/a.png")), "seed": seed_of("a"), "width": 17, "height": 9}
     assert b["name"] == "b"
 
 

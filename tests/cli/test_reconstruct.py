@@ -49,8 +49,12 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
         "stages": 3,
         "network_evaluations": 3,
         "guidance": 1.0,
+        "sampler": "euler",
+        "texture": 1.0,
+        "shift": None,
         "seed": 3,
         "device": "cpu",
+        "dtype": "float32",
         "failed": [],
     }
     assert done.pop("psnr_db") > 0
@@ -59,6 +63,7 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
     assert done == {
         "input": str(photos / "a.png"),
         "output": os.path.join("out", "a.png"),  # noqa: PTH118
+        "seed": 3,
         "comparison": None,
         "stages": None,
         "width": 17,
@@ -162,6 +167,9 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, model, photos, monkeypatch):
         ("--model", "nope@x", 2, "Steps per stage 'x'"),
         ("--model", "@3", 2, "has no name"),
         ("--device", "quantum", 2, "Device 'quantum' cannot be used here. Accepted: cpu, or an accelerator"),
+        ("--dtype", "float8", 2, "Invalid value for '--dtype'"),
+        ("--batch", "0", 2, "Batch '0' is not a number of 1 to 65,536 or auto. Pass --batch 8."),
+        ("--batch", "many", 2, "Batch 'many' is not a number of 1 to 65,536 or auto."),
         ("--device", "meta", 2, "Device 'meta' cannot be used here."),
         ("--device", "cuda:99", 2, "Device 'cuda:99' cannot be used here."),
     ],

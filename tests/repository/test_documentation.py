@@ -17,7 +17,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "mod
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-TRAINING = (ROOT / "docs" / "training.md").read_text("utf-8")
+CONFIGURATIONS = [
+    body
+    for page in ("training", "frozen-encoders")
+    for language, body in FENCE.findall((ROOT / "docs" / f"{page}.md").read_text("utf-8"))
+    if language == "toml" and "preset" in body
+]
 
 
 def name(path: Path) -> str:
@@ -42,6 +47,9 @@ def commands() -> list[str]:
 def test_every_command_in_the_pages_is_one_with_these_options(line: str):
     word, *rest = shlex.split(line)[1:]
     command = typer.main.get_command(app).commands[word]
+    if hasattr(command, "commands"):  # a group
+        word, *rest = rest
+        command = command.commands[word]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {part for part in rest if part.startswith("--")} <= options | {"--help", "--debug"}
 
@@ -51,7 +59,7 @@ def test_the_readme_shows_every_command_of_this_version():
     assert shown == set(typer.main.get_command(app).commands)
 
 
-@pytest.mark.parametrize("block", [body for language, body in FENCE.findall(TRAINING) if language == "toml"])
+@pytest.mark.parametrize("block", CONFIGURATIONS)
 def test_the_configurations_in_the_pages_are_accepted(block: str, tmp_path):
     file = tmp_path / "config.toml"
     file.write_text(block, "utf-8")

@@ -16,6 +16,7 @@ EXPORTS = [
     "ConfigError",
     "DataError",
     "Encoding",
+    "ExportError",
     "ImageError",
     "MissingDependencyError",
     "OutputError",

@@ -1,5 +1,6 @@
 """An exported model gives what the tokenizer gives."""
 
+import json
 import re
 
 import numpy as np
@@ -157,3 +158,12 @@ def test_a_missing_engine_names_the_command_that_installs_it(folder, monkeypatch
         ImportError, match=r"needs the package onnxruntime, which is not installed. .* pip install onnx"
     ):
         load(folder).encode(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_a_model_that_was_exported_without_encoder_says_so(copy):
+    manifest = copy / MANIFEST_FILE
+    data = json.loads(manifest.read_text("utf-8"))
+    del data["graphs"]["encoder"]
+    manifest.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(ConfigError, match=r"tiny was exported without an encoder: .* Encode with that model\."):
+        load(copy).encode(np.zeros((1, 3, 8, 8), np.float32))

@@ -15,9 +15,16 @@ pytest.importorskip("diffusers")
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.remote_utils import remote_decode
 
+import pipeline_fakes as fakes
 from server_fakes import running
+from stepladder.encoders import DiffusersEncoderConfig
+from stepladder.encoders.scale import PipelineScale
+from stepladder.pipelines import unit_latents
 from stepladder.serve.app import ServeConfig
 from stepladder.serve.protocol import Limits
+
+UNSAID = pytest.mark.filterwarnings("ignore:.do_scaling. is deprecated:FutureWarning")
+"""The client warns where the factors are left to the server."""
 
 
 @pytest.fixture
@@ -88,14 +95,65 @@ def test_packed_latents_of_flux_are_unpacked(decode, tokenizer, latent):
     assert torch.allclose(found, image_of(tokenizer, latent), atol=1e-5)
 
 
-def test_factors_that_change_nothing_are_taken_and_others_refused(address, decode, tokenizer, latent):
+@UNSAID
+def test_factors_that_change_nothing_are_taken_and_others_refused(address, tokenizer, latent):
     decode = partial(remote_decode, f"{address}/decode", tensor=latent, output_type="pt", return_type="pt")
     expected = image_of(tokenizer, latent)
     assert torch.allclose(decode(scaling_factor=1.0, shift_factor=0.0), expected, atol=1e-5)
-    with pytest.raises(
-        RuntimeError, match=r"Parameter scaling_factor 0\.18215 is not that of the model, 1: its latents"
-    ):
+    assert torch.allclose(decode(), expected, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"Parameter scaling_factor 0\.18215 is not that of the model, 1\. Leave it"):
         decode(scaling_factor=0.18215)
+
+
+FLUX = PipelineScale(offset=[0.1159], factor=[1 / 0.3611])
+FLUX2 = PipelineScale(offset=[0.1] * 64, factor=[0.5 + i / 64 for i in range(64)], packing=2)
+
+
+def frozen(scale):
+    encoder = DiffusersEncoderConfig(source="owner/name", stride=8, pipeline=scale)
+    found = fakes.tokenizer(16, 8, encoder)
+    found.bottleneck.scale.mean.fill_(0.2)
+    found.bottleneck.scale.variance.fill_(4.0)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        (FLUX, {"scaling_factor": 0.3611, "shift_factor": 0.1159}),
+        (FLUX, {}),
+        (FLUX2, {}),
+        (None, {"scaling_factor": 0.3611, "shift_factor": 0.1159}),
+    ],
+)
+@UNSAID
+def test_latents_of_a_pipeline_are_scaled_as_its_autoencoder_has_them(scale, words, latent):
+    tokenizer = frozen(scale)
+    expected = image_of(tokenizer, unit_latents(tokenizer, (scale or FLUX).raw_of_grid(latent)))
+    with running(tokenizer, ServeConfig(name="tiny")) as address:
+        found = remote_decode(f"{address}/decode", latent, output_type="pt", return_type="pt", **words)
+        raw = remote_decode(f"{address}/decode", latent, do_scaling=False, output_type="pt", return_type="pt")
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(raw, image_of(tokenizer, unit_latents(tokenizer, latent)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words", "said"),
+    [
+        (FLUX, {"scaling_factor": 0.18215}, "Parameter scaling_factor 0.18215 is not that of the model, 0.3611."),
+        (FLUX2, {"scaling_factor": 0.3611}, "Latents of the model are scaled channel by channel, and not by one"),
+        (
+            None,
+            {},
+            "The model does not know how pipelines scale its latents. Accepted: scaling_factor and shift_factor",
+        ),
+    ],
+)
+@UNSAID
+def test_a_scale_that_is_not_that_of_the_model_is_refused(scale, words, said, latent):
+    with running(frozen(scale), ServeConfig(name="tiny")) as address, pytest.raises(RuntimeError) as error:
+        remote_decode(f"{address}/decode", latent, **words)
+    assert said in str(error.value)
 
 
 def post(address, body=b"", **query):
@@ -131,7 +189,14 @@ BAD = [
         400,
         "partial_postprocess 'so' is unknown. Accepted: True",
     ),
-    ({"scaling_factor": "x"}, GOOD, 400, "Parameter scaling_factor 'x' is no number. Pass one, or leave it out."),
+    (
+        {"scaling_factor": "x"},
+        GOOD,
+        400,
+        "Parameter scaling_factor 'x' is no finite number. Pass one, or leave it out.",
+    ),
+    ({"scaling_factor": "nan"}, GOOD, 400, "Parameter scaling_factor 'nan' is no finite number. Pass one"),
+    ({"scaling_factor": 0}, GOOD, 400, "Parameter scaling_factor 0 is not above 0. Pass that of the autoencoder."),
     ({"shift_factor": 0.1159}, GOOD, 400, "Parameter shift_factor 0.1159 is not that of the model, 0"),
     ({"shape": [1, 16, 64, 2]}, GOOD, 413, "An image of 16 x 512 is too large. Accepted: sides up to 256."),
     ({"shape": [5, 16, 2, 2], "output_type": "pt"}, GOOD, 413, "5 images in one request. Accepted: up to 4."),
@@ -179,7 +244,9 @@ def test_a_body_that_does_not_come_is_given_up(tokenizer):
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(b"POST /decode?dtype=float32 HTTP/1.1\r\nHost: x\r\nContent-Length: 256\r\n\r\nabc")
-            answer = connection.recv(4096).decode()
+            answer = ""
+            while not answer.endswith("}"):
+                answer += connection.recv(4096).decode()
         assert answer.startswith("HTTP/1.1 408")
         assert "The body did not arrive within 0.2 seconds. Send it at once." in answer
 

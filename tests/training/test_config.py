@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from stepladder.errors import ConfigError
 from stepladder.presets import PRESETS
@@ -179,3 +180,13 @@ def test_a_broken_file_is_one_line(tmp_path, name, content, text):
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"Cannot read config .*no\.toml: No such file"):
         load_config(tmp_path / "no.toml", presets=PRESETS)
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
+def test_automatic_precision_goes_by_the_device(monkeypatch, fast, precision):
+    from stepladder.training import hardware
+    from stepladder.training.config import RunConfig
+
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda device: fast)
+    assert hardware.precision_on(torch.device("cpu"), RunConfig(precision="auto")) == precision
+    assert hardware.precision_on(torch.device("cpu"), RunConfig(precision="no")) == "no"

@@ -45,6 +45,7 @@ def test_the_run_folder_holds_what_the_page_says(make_config, photographs, tmp_p
         "grids",
         "model",
         "records.jsonl",
+        "report.html",
     ]
     assert load_config(tmp_path / "config.json", presets={}) == config
     environment = json.loads((tmp_path / "environment.json").read_text())

@@ -84,7 +84,7 @@ def test_what_cannot_be_drawn_shows_before_the_first_step(make_config, photograp
 
 
 def test_residuals_are_in_the_first_record_after_every_few_hundred_steps(make_config):
-    validation = ImageValidation(make_config(steps=1001, log_every=20), side=32)
+    validation = ImageValidation(make_config(steps=1001, log_every=20), side=32, stride=8)
     assert [step for step in range(1002) if validation.due(step)] == [260, 500, 760, 1000, 1001]
 
 
@@ -93,7 +93,7 @@ def test_residuals_are_in_the_first_record_after_every_few_hundred_steps(make_co
 
 def test_rows_of_a_grid_have_captions():
     tokenizer = moved(presets.tiny())
-    numbers, picture = reconstruct(tokenizer, images(2), steps=[1, 2])
+    numbers, picture = reconstruct(tokenizer, images(2).split(1), steps=[1, 2])
     assert set(numbers) == {"initial", "1", "2"}
     assert picture.size == (2 * 32 + 8, 4 * (16 + 32))
     for row in range(4):

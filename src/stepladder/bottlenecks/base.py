@@ -69,9 +69,13 @@ class LatentScale(nn.Module):
         """Normalises; in training mode, where gradients are taken, it first takes the batch into the running values."""
         if self.training and torch.is_grad_enabled():
             self._update(raw.detach().float())
-        shape = [1] * raw.ndim
-        shape[channel_dim(raw)] = -1
+        shape = _row(raw)
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
+
+    def inverse(self, latent: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """What `forward` makes this latent of."""
+        shape = _row(latent)
+        return latent * (self.variance + 1e-6).sqrt().view(shape) + self.mean.view(shape)
 
     def spread(self, std: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Normalises standard deviations of a latent, as `forward` does its values."""
@@ -95,6 +99,13 @@ class LatentScale(nn.Module):
         self.variance.lerp_(batch_variance + (1 - weight) * gap.square(), weight)
         self.mean.lerp_(batch_mean, weight)
         self.batches.add_(1)
+
+
+def _row(latent: Tensor) -> list[int]:
+    """The shape of one number for each channel, beside a latent."""
+    shape = [1] * latent.ndim
+    shape[channel_dim(latent)] = -1
+    return shape
 
 
 class Bottleneck(nn.Module, ABC):

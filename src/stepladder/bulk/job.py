@@ -9,6 +9,7 @@ from stepladder.bulk.manifest import Entry
 from stepladder.data.pieces import Piece
 from stepladder.data.remote import RemoteError
 from stepladder.errors import OutputError, StepladderError
+from stepladder.memory import is_out_of_memory
 
 __all__ = ["Failure", "Job", "Outcome", "attempt"]
 
@@ -60,17 +61,12 @@ def attempt(make: Callable[[Piece], Entry], piece: Piece) -> Outcome:
     except StepladderError as error:
         return Failure(shard=piece.name, why=_line(error))
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             why = (
                 "Not enough memory for a batch. Smaller batches are needed. Pass a smaller --batch and another output."
             )
             return Failure(shard=piece.name, why=why, fatal=True)
         return Failure(shard=piece.name, why=_line(error), fatal=True, trace=traceback.format_exc())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _line(error: BaseException) -> str:

@@ -23,7 +23,10 @@ from stepladder import __version__
 from stepladder.cli import (
     benchmark,
     bulk,
+    cache,
+    card,
     decode,
+    demo,
     distill,
     encode,
     evaluate,
@@ -34,15 +37,15 @@ from stepladder.cli import (
     serve,
     train,
 )
-from stepladder.cli._output import explain, is_out_of_memory, print_text, say, smaller
+from stepladder.cli._output import explain, print_text, say, smaller
 from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
-from stepladder.memory import keep_freed_memory
+from stepladder.memory import is_out_of_memory, keep_freed_memory
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
-_EXTRA_OF = {"accelerate": "train"}
+_EXTRA_OF = {"accelerate": "train", "gradio": "page"}
 """What whole layers import, and the extra that it comes with; adapters say so themselves."""
 _LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
@@ -132,12 +135,15 @@ for command in (
     decode.decode,
     evaluate.evaluate,
     benchmark.benchmark,
+    cache.cache,
     train.train,
     distill.distill,
     export.export,
     info.info,
+    card.card,
     schedule.schedule,
     serve.serve,
+    demo.demo,
 ):
     app.command()(command)
 app.add_typer(bulk.app)

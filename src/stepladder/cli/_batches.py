@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from stepladder.cli._output import explain, is_out_of_memory, one_line, progress_bar, say, smaller
+from stepladder.cli._output import explain, one_line, progress_bar, say, smaller
 from stepladder.errors import ImageError, StepladderError
+from stepladder.memory import is_out_of_memory
 
 __all__ = ["Outcome", "Work", "for_each"]
 

@@ -1,6 +1,6 @@
 """From what a user names to a model on a device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from stepladder.sampling.steps import SamplerConfig
     from stepladder.tokenizer import Tokenizer
 
-__all__ = ["batch_size", "describe_decode", "describe_steps", "load_model", "pick_device", "pick_sampler"]
+__all__ = [
+    "batch_size",
+    "describe_decode",
+    "describe_steps",
+    "load_model",
+    "open_encoders",
+    "pick_device",
+    "pick_sampler",
+]
 
 _MAX_AUTO_BATCH = 64
 
@@ -40,6 +48,25 @@ def load_model(
     spec = replace(spec, steps=spec.steps or steps)
     place = find_device(device)
     return Tokenizer.from_pretrained(spec.name, device=place).to_precision(find_dtype(dtype, place)), spec
+
+
+def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None) -> None:
+    """Opens the frozen encoders of those models, by their names, that hold a decoder alone.
+
+    Raises:
+        CheckpointError: If one is not there, or is another one.
+        ConfigError: If one is named, and all models have their own.
+    """
+    from stepladder.encoders import FrozenEncoder
+
+    frozen = [tokenizer.encoder for _, tokenizer in models if isinstance(tokenizer.encoder, FrozenEncoder)]
+    if encoder is not None and not frozen:
+        names = ", ".join(f"'{name}'" for name, _ in models)
+        raise ConfigError(
+            f"--encoder {encoder} does not fit {names}. It is for models that hold a decoder alone. Leave it out."
+        )
+    for found in frozen:
+        found.open(encoder)
 
 
 def pick_sampler(kind: str, texture: float, shift: str | None, *tokenizers: "Tokenizer") -> "SamplerConfig":

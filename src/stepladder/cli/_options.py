@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "Device",
     "Dtype",
+    "Encoder",
     "Force",
     "Guidance",
     "Images",
@@ -75,6 +76,16 @@ OwnSeed: TypeAlias = Annotated[
 ]
 Device: TypeAlias = Annotated[
     str, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps, xpu; auto takes an accelerator where there is one.")
+]
+Encoder: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="PATH",
+        help="Where the frozen encoder of a model is that holds a decoder alone: a file, a folder or a hub id. Without "
+        "it, where the model says.",
+        show_default=False,
+    ),
 ]
 Batch: TypeAlias = Annotated[
     int, typer.Option(min=1, max=MAX_BATCH, metavar="B", help="Images that are worked on together.")

@@ -26,7 +26,6 @@ __all__ = [
     "counted",
     "explain",
     "harmless",
-    "is_out_of_memory",
     "one_line",
     "print_json",
     "print_table",
@@ -74,12 +73,6 @@ def explain(error: BaseException, *, debug: bool) -> None:
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks; never empty."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, a device or the CPU allocator of torch ran out of memory."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def smaller(error: BaseException) -> str:

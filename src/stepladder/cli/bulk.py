@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Guidance, Json, Steps
+from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Device, Guidance, Json, Steps
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError
 
@@ -130,10 +130,6 @@ Address = Annotated[
         show_default=False,
     ),
 ]
-DeviceKind = Annotated[
-    str | None,
-    typer.Option(metavar="D", help="cpu, cuda, mps; without it, CUDA where there is one.", show_default=False),
-]
 
 
 @app.command()
@@ -154,7 +150,7 @@ def encode(
     workers: Workers = None,
     engine: EngineOption = "pool",
     address: Address = None,
-    device: DeviceKind = None,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Encode a data set.
@@ -165,7 +161,7 @@ def encode(
     """
     if keep_size == (size is not None):
         raise ConfigError("Images need one of --size and --keep-size, and not both. Pass for example --size 256.")
-    place = pick_device(device or "auto")
+    place = pick_device(device)
     with_engine = _engine(engine, workers, address)
 
     from stepladder.bulk.jobs import encode as run
@@ -213,7 +209,7 @@ def decode(
     workers: Workers = None,
     engine: EngineOption = "pool",
     address: Address = None,
-    device: DeviceKind = None,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Decode many latents to images.

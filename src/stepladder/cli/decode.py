@@ -36,7 +36,22 @@ if TYPE_CHECKING:
 __all__ = ["decode"]
 
 LatentPath = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A latent file that `stepladder encode` wrote.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="A latent file that `stepladder encode` wrote; with --from, a .npy file.",
+        show_default=False,
+    ),
+]
+Origin = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="SCALE",
+        help="FILE holds latents (c, h, w) or (B, c, h, w) of the frozen encoder that --model belongs to: 'raw', as "
+        "that encoder gives them, or 'pipeline', as a diffusion pipeline works on them.",
+        show_default=False,
+    ),
 ]
 Decoder = Annotated[
     str | None,
@@ -61,6 +76,7 @@ def decode(
     batch: AutoBatch = "auto",
     tile: Tile = None,
     guidance: Guidance = None,
+    origin: Origin = None,
     sampler: Sampler = "euler",
     texture: Texture = 1.0,
     shift: Shift = None,
@@ -73,22 +89,26 @@ def decode(
     """
     import torch
 
+    from stepladder.cli._foreign import of_model, read_foreign
     from stepladder.images import save_png, to_pil
     from stepladder.latents import read_latents
     from stepladder.seeds import seed_of
 
-    content = read_latents(latents)
+    content = read_latents(latents) if origin is None else read_foreign(latents, model, origin)
     targets = {stored.name: out / f"{stored.name}.png" for stored in content.latents}
     check_outputs([latents], list(targets.values()), force=force)
     if model is None:
         say(f"Decoding with '{content.model}', the model that {shown(latents)} names; --model names another.")
     tokenizer, spec = load_model(content.model if model is None else model, device, steps, dtype=dtype)
+    if origin is not None:
+        content = of_model(content, tokenizer, origin)
     content.check_fits(
         model=spec.name,
         fingerprint=tokenizer.fingerprint(),
         layout=tokenizer.layout,
         codebook_size=tokenizer.codebook_size,
     )
+    together = batch_size(batch, tokenizer.device)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
@@ -96,8 +116,6 @@ def decode(
     def read(stored: "StoredLatent") -> "Tensor":
         values = stored.values[None].to(tokenizer.device)
         return values if content.codebook_size is None else tokenizer.latent_from_indices(values)
-
-    together = batch_size(batch, tokenizer.device)
 
     def seed_for(stored: "StoredLatent") -> int:
         return seed_of(stored.name) if seed is None else seed

@@ -7,12 +7,13 @@ import typer
 
 from stepladder.cli._batches import Work, for_each
 from stepladder.cli._files import check_distinct, check_outputs, find_images
-from stepladder.cli._models import batch_size, load_model
+from stepladder.cli._models import batch_size, load_model, open_encoders
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     AutoBatch,
     Device,
     Dtype,
+    Encoder,
     Force,
     Images,
     Json,
@@ -32,7 +33,7 @@ __all__ = ["encode"]
 OutFile = Annotated[
     Path, typer.Option("--out", metavar="FILE", help="The latent file, z.safetensors.", show_default=False)
 ]
-Encoder = Annotated[
+Name = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="An embedded name, a folder or a hub id.", show_default=True)
 ]
 
@@ -41,7 +42,8 @@ def encode(
     context: typer.Context,
     images: Images,
     out: OutFile,
-    model: Encoder = DEFAULT_MODEL,
+    model: Name = DEFAULT_MODEL,
+    encoder: Encoder = None,
     size: Size = None,
     batch: AutoBatch = "auto",
     tile: Tile = None,
@@ -67,6 +69,7 @@ def encode(
 
     check_names(source.stem for source in sources)
     tokenizer, spec = load_model(model, device, dtype=dtype)
+    open_encoders([(spec.name, tokenizer)], encoder)
     if spec.steps is not None:
         say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import pick_device, pick_sampler
+from stepladder.cli._models import open_encoders, pick_device, pick_sampler
 from stepladder.cli._options import (
     MAX_SIZE,
     Batch,
     Device,
     Dtype,
+    Encoder,
     Force,
     Json,
     Precision,
@@ -94,6 +95,7 @@ def evaluate(
     shift: Shift = None,
     device: Device = "auto",
     dtype: Dtype = Precision.float32,
+    encoder: Encoder = None,
     pictures: Pictures = None,
     json: Json = False,
     force: Force = False,
@@ -106,9 +108,12 @@ def evaluate(
     from stepladder.devices import find_dtype
     from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
+    from stepladder.tokenizer import Tokenizer
 
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
     place = pick_device(device)
+    loaded = [(spec.name, Tokenizer.from_pretrained(spec.name), spec.steps) for spec in specs]
+    open_encoders([(name, tokenizer) for name, tokenizer, _ in loaded], encoder)
     source = open_source(data)
     if pictures:
         count = crops * (len(source) if limit is None else min(limit, len(source)))
@@ -117,7 +122,7 @@ def evaluate(
     with progress_bar("Evaluating") as bar:
         task = bar.add_task("", total=None)
         report = measure(
-            specs,
+            loaded,
             source,
             size=size,
             limit=limit,

@@ -28,7 +28,7 @@ def info(model: Name, json: Json = False) -> None:
 
     name = parse_model_spec(model).name
     summary = summarise(Tokenizer.from_pretrained(name))
-    folder = find_model(name, None)
+    folder = find_model(name)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     if json:
         print_json({"model": name, **summary.as_dict(), "bytes": size})
@@ -48,7 +48,7 @@ def _rows(summary: "ModelSummary", size: int) -> list[tuple[str, str]]:
     return [
         ("latent", summary.latent),
         ("image size", "any" if summary.image_side is None else f"{summary.image_side} x {summary.image_side}"),
-        ("encoder", f"{summary.encoder_parameters:,} parameters"),
+        ("encoder", summary.encoder or f"{summary.encoder_parameters:,} parameters"),
         ("decoder", f"{summary.decoder_parameters:,} parameters"),
         ("file size", f"{size / 2**20:.2f} MiB"),
         ("stages", str(len(summary.stages))),

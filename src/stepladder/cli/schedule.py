@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._models import load_model
-from stepladder.cli._options import Device, Json
+from stepladder.cli._models import load_model, open_encoders
+from stepladder.cli._options import Device, Encoder, Json
 from stepladder.cli._output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def schedule(
     limit: Limit = 64,
     stages: Stages = None,
     contributions: Contributions = False,
+    encoder: Encoder = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -46,6 +47,7 @@ def schedule(
     from stepladder.sampling.stages import proposed_ends
 
     tokenizer, spec = load_model(model, device)
+    open_encoders([(spec.name, tokenizer)], encoder)
     source = open_source(data)
     found = measure.residuals(tokenizer, source, size=size, limit=limit, stages=stages)
     ends = proposed_ends(found)

@@ -30,6 +30,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from stepladder.data.crops import CropConfig, random_crop
 from stepladder.data.files import Unreadable, describe_unreadable
+from stepladder.data.pairs import (
+    CodedImage,
+    CodedImages,
+    PairSource,
+    check_window,
+    random_window,
+    read_pair,
+    stack_pairs,
+)
 from stepladder.data.source import ImageSource
 from stepladder.errors import ConfigError, DataError, ImageError, StepladderError
 from stepladder.images import load_image, to_tensor
@@ -44,8 +53,8 @@ _ORDER, _CROP = 0, 1  # separate random streams of one seed
 class TrainingBatch(NamedTuple):
     """A batch of crops, and the images that had to be replaced in it."""
 
-    images: Float[Tensor, "b 3 s s"]
-    """In [-1, 1]."""
+    images: Float[Tensor, "b 3 s s"] | CodedImages
+    """In [-1, 1]; with their latents, where the source holds them."""
     unreadable: tuple[Unreadable, ...]
     """Images of this batch that could not be read."""
 
@@ -56,12 +65,13 @@ class TrainingCrops(Dataset[TrainingBatch]):
     An unreadable image is replaced by the next readable one of the source.
 
     Args:
-        source: The images.
+        source: The images, or images with their latents beside them: these are cut by whole cells (`pairs`).
         crop: How crops are cut.
         batch_size: Crops in a batch; a multiple of `crop.crops_per_image`, whose crops are neighbours in the batch.
         seed: Fixes the order of the images and all crops; at least 0.
         process_index: Which of the processes this is, from 0 on.
         num_processes: How many processes train together.
+        stride: Of the latents, where the source holds them.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -69,13 +79,14 @@ class TrainingCrops(Dataset[TrainingBatch]):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: ImageSource | PairSource,
         *,
         crop: CropConfig,
         batch_size: int,
         seed: int,
         process_index: int = 0,
         num_processes: int = 1,
+        stride: int = 1,
     ) -> None:
         if batch_size < 1 or batch_size % crop.crops_per_image:
             raise ConfigError(
@@ -91,6 +102,7 @@ class TrainingCrops(Dataset[TrainingBatch]):
             )
         self.source = source
         self.crop = crop
+        self.stride = stride
         self.images_per_batch = batch_size // crop.crops_per_image
         self.seed = seed
         self.process_index = process_index
@@ -100,15 +112,15 @@ class TrainingCrops(Dataset[TrainingBatch]):
 
     def __getitem__(self, index: int) -> TrainingBatch:
         """Batch `index` of this process. Raises `DataError` if no image of the source is readable."""
-        crops: list[Tensor] = []
+        crops: list[Any] = []
         unreadable: list[Unreadable] = []
         for j in range(self.images_per_batch):
             position = (index * self.images_per_batch + j) * self.num_processes + self.process_index
-            image = self._decode(self._image_at(position), unreadable)
+            item = self._decode(self._image_at(position), unreadable)
             generator = _generator(self.seed, _CROP, position)
-            for _ in range(self.crop.crops_per_image):
-                crops.append(to_tensor(random_crop(image, self.crop, generator)))
-        return TrainingBatch(torch.stack(crops), tuple(unreadable))
+            crops += (self._cut(item, generator) for _ in range(self.crop.crops_per_image))
+        together = stack_pairs(crops) if isinstance(crops[0], CodedImage) else torch.stack(crops)
+        return TrainingBatch(together, tuple(unreadable))
 
     def epoch(self, index: int) -> int:
         """The epoch in which batch `index` begins."""
@@ -122,13 +134,25 @@ class TrainingCrops(Dataset[TrainingBatch]):
             self._orders[epoch] = _generator(self.seed, _ORDER, epoch).permutation(len(self.source))
         return int(self._orders[epoch][place])
 
-    def _decode(self, start: int, unreadable: list[Unreadable]) -> Image.Image:
+    def _load(self, index: int, key: str) -> Image.Image | CodedImage:
+        if isinstance(self.source, PairSource):
+            pair = read_pair(self.source, index, self.stride)
+            check_window(pair, self.crop.size)
+            return pair
+        return load_image(self.source.read(index), name=key)
+
+    def _cut(self, item: Image.Image | CodedImage, generator: np.random.Generator) -> Tensor | CodedImage:
+        if isinstance(item, CodedImage):
+            return random_window(item, self.crop.size, self.stride, generator)
+        return to_tensor(random_crop(item, self.crop, generator))
+
+    def _decode(self, start: int, unreadable: list[Unreadable]) -> Image.Image | CodedImage:
         for offset in range(len(self.source)):
             index = (start + offset) % len(self.source)
             if index not in self._unreadable:
                 key = self.source.key(index)
                 try:
-                    return load_image(self.source.read(index), name=key)
+                    return self._load(index, key)
                 except ImageError as error:
                     self._unreadable[index] = Unreadable(key, str(error))
             unreadable.append(self._unreadable[index])
@@ -140,7 +164,7 @@ class TrainingCrops(Dataset[TrainingBatch]):
 
 
 def training_loader(
-    source: ImageSource,
+    source: ImageSource | PairSource,
     *,
     crop: CropConfig,
     batch_size: int,
@@ -149,7 +173,8 @@ def training_loader(
     num_processes: int = 1,
     num_workers: int = 0,
     start_batch: int = 0,
-) -> Iterator[Float[Tensor, "b 3 s s"]]:
+    stride: int = 1,
+) -> Iterator[Any]:
     """Endless training batches of one process, from batch `start_batch` on.
 
     Unreadable images are replaced, and one warning counts them when an epoch ends, or when the iterator is closed.
@@ -163,9 +188,10 @@ def training_loader(
         num_processes: How many processes train together; each gets other images.
         num_workers: Processes that decode ahead, with one thread each; 0 decodes in this one. Does not change batches.
         start_batch: First batch; a run that has taken n steps of one batch each resumes with n.
+        stride: Of the latents, where the source holds them.
 
     Returns:
-        Batches of shape (B, 3, size, size) in [-1, 1].
+        Batches of shape (B, 3, size, size) in [-1, 1], or `CodedImages` where the source holds latents.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -183,11 +209,12 @@ def training_loader(
         seed=seed,
         process_index=process_index,
         num_processes=num_processes,
+        stride=stride,
     )
     return _stream(batches, num_workers=num_workers, start_batch=start_batch)
 
 
-def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> Iterator[Tensor]:
+def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> Iterator[Any]:
     loader: DataLoader[TrainingBatch | StepladderError] = DataLoader(
         _ErrorsAsItems(batches),
         batch_size=None,

@@ -10,19 +10,34 @@ Reference: https://huggingface.co/docs/datasets/image_dataset, https://arrow.apa
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stepladder.data.arrow import first_line, image_column, pa, pc, pq
+from stepladder.data.npy import from_npy, to_npy
 from stepladder.errors import DataError, ImageError
+from stepladder.files import parse_json, write_atomically
+from stepladder.images import to_png
 
-__all__ = ["CACHE_BYTES", "ParquetImages"]
+if TYPE_CHECKING:
+    from stepladder.data.pairs import CodedImages
+
+__all__ = ["CACHE_BYTES", "FINGERPRINT_KEY", "ParquetImages", "ParquetPairs", "write_pairs"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of row groups one source keeps in each process."""
+
+FINGERPRINT_KEY = b"stepladder.fingerprint"
+"""Of the metadata of a file: JSON of the fingerprint of the encoder that made its latents."""
+_GROUP = 8
+"""Rows of a row group that is written: what is read for one image."""
+_LATENT = "latent"
 
 
 class ParquetImages:
@@ -38,12 +53,111 @@ class ParquetImages:
 
     def __init__(self, paths: Sequence[Path], *, name: str) -> None:
         self.name = name
+        self._rows = _Column([(path, *_describe(path)) for path in paths])
+        if not len(self):
+            raise DataError(f"No images in {name}. Its Parquet files have no rows. Check the path.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image. Raises `ImageError` if they cannot be read."""
+        data = self._rows.value(index)
+        if not data:
+            raise ImageError(f"Image {self.key(index)} is empty. A row must hold the bytes of an image. Fill the row.")
+        return bytes(data)
+
+    def key(self, index: int) -> str:
+        """File name and row: `train-0.parquet:17`."""
+        return self._rows.key(index)
+
+
+class ParquetPairs:
+    """The images in Parquet files, and the latents in their column `latent`.
+
+    Args:
+        paths: Parquet files.
+        name: What messages and reports call the source.
+
+    Raises:
+        DataError: If a file cannot be read, has no image column or several, or no column `latent`, or if there is no
+            row.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, name: str) -> None:
+        self.name = name
+        self._images = ParquetImages(paths, name=name)
+        self._latents = _Column([(path, _latent_column(path), _describe(path)[1]) for path in paths])
+        self.fingerprint = _common_fingerprint(paths)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image. Raises `ImageError` if they cannot be read."""
+        return self._images.read(index)
+
+    def read_latent(self, index: int) -> np.ndarray:
+        """The latent of an image. Raises `ImageError` if it cannot be read."""
+        value, key = self._latents.value(index), self.key(index)
+        if isinstance(value, bytes):
+            return from_npy(value, key)
+        try:
+            return np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ImageError(
+                f"Latent of {key} is no array: {error}. Accepted: nested lists (c, h, w), or the bytes of a .npy file. "
+                "Store it so."
+            ) from error
+
+    def key(self, index: int) -> str:
+        """File name and row: `train-0.parquet:17`."""
+        return self._images.key(index)
+
+
+def write_pairs(path: Path, batches: Iterable[CodedImages], fingerprint: Sequence[float], *, force: bool) -> None:
+    """Writes images as PNG, and their latents in half precision beside them, to one file.
+
+    Args:
+        path: The file, written whole or not at all.
+        batches: Images in [-1, 1] and their raw latents.
+        fingerprint: Of the encoder.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        OutputError: If it exists and `force` is not set, or cannot be written.
+        DataError: If a latent is too large for half precision, or not finite.
+    """
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), (_LATENT, pa.binary())],
+        metadata={FINGERPRINT_KEY: json.dumps(list(fingerprint)).encode()},
+    )
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        for image, latent in zip(batch.images, batch.latents, strict=True):
+            half = latent.half()
+            if not half.isfinite().all():
+                raise DataError(
+                    f"Latent {len(rows)} of {path.name} is not finite in half precision; its largest value is "
+                    f"{latent.abs().max().item():.3g}. Accepted: up to 65,504. Use another encoder."
+                )
+            name = f"{len(rows):05}.png"
+            rows.append({"image": {"bytes": to_png(image), "path": name}, _LATENT: to_npy(half.numpy())})
+    table = pa.Table.from_pylist(rows, schema)
+    write_atomically(
+        path, lambda place: pq.write_table(table, place, row_group_size=_GROUP, compression="none"), force=force
+    )
+
+
+class _Column:
+    """One column of Parquet files, read by row groups: the (file, column, rows of each row group) of each."""
+
+    def __init__(self, files: Sequence[tuple[Path, str, list[int]]]) -> None:
         self._groups: list[tuple[Path, int, str]] = []  # (file, row group, column)
-        self._starts: list[int] = []  # index of the first image of each row group
+        self._starts: list[int] = []  # index of the first row of each row group
         self._file_starts: list[int] = []  # the same, of the file that holds the row group
         count = 0
-        for path in paths:
-            column, rows = _describe(path)
+        for path, column, rows in files:
             file_start = count
             for group, size in enumerate(rows):
                 self._groups.append((path, group, column))
@@ -52,8 +166,6 @@ class ParquetImages:
                 count += size
         self._length = count
         self._cache: OrderedDict[int, Any] = OrderedDict()
-        if not count:
-            raise DataError(f"No images in {name}. Its Parquet files have no rows. Check the path.")
 
     def __len__(self) -> int:
         return self._length
@@ -61,16 +173,12 @@ class ParquetImages:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}
 
-    def read(self, index: int) -> bytes:
-        """The bytes of an image. Raises `ImageError` if they cannot be read."""
+    def value(self, index: int) -> Any:
+        """The value in a row. Raises `ImageError` if it cannot be read."""
         group = self._group_of(index)
-        data = self._column(group, index)[index - self._starts[group]].as_py()
-        if not data:
-            raise ImageError(f"Image {self.key(index)} is empty. A row must hold the bytes of an image. Fill the row.")
-        return bytes(data)
+        return self._values(group, index)[index - self._starts[group]].as_py()
 
     def key(self, index: int) -> str:
-        """File name and row: `train-0.parquet:17`."""
         group = self._group_of(index)
         return f"{self._groups[group][0].name}:{index - self._file_starts[group]}"
 
@@ -79,8 +187,8 @@ class ParquetImages:
             raise IndexError(index)
         return bisect_right(self._starts, index) - 1
 
-    def _column(self, group: int, index: int) -> Any:
-        """The bytes of all images of a row group, from the cache if they are there."""
+    def _values(self, group: int, index: int) -> Any:
+        """All values of a row group, from the cache if they are there."""
         if group not in self._cache:
             path, number, column = self._groups[group]
             try:
@@ -96,6 +204,29 @@ class ParquetImages:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
         return self._cache[group]
+
+
+def _common_fingerprint(paths: Sequence[Path]) -> list[float] | None:
+    """What `stepladder cache` wrote down of the encoder; None where not all files say the same."""
+    found = [(pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY) for path in paths]
+    if not found or found[0] is None or len(set(found)) != 1:
+        return None
+    try:
+        return [float(value) for value in parse_json(found[0])]
+    except (TypeError, ValueError):
+        return None
+
+
+def _latent_column(path: Path) -> str:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    if _LATENT not in schema.names:
+        columns = ", ".join(schema.names)
+        raise DataError(
+            f"Parquet file {path} has no column '{_LATENT}'; its columns are {columns}. With data.latents = true each "
+            "row holds an image and its latent. Write them with 'stepladder cache', or set data.latents to false."
+        )
+    return _LATENT
 
 
 def _describe(path: Path) -> tuple[str, list[int]]:

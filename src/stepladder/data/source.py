@@ -25,7 +25,7 @@ from stepladder.data.tar import TarImages
 from stepladder.errors import DataError
 from stepladder.images import images_below, is_image_name
 
-__all__ = ["ImageSource", "expand", "hub_id", "is_saved", "kind_of", "open_source", "parquet_files"]
+__all__ = ["ImageSource", "expand", "find_files", "hub_id", "is_saved", "kind_of", "open_source", "parquet_files"]
 
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>\S+))?")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -71,7 +71,7 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
         DataError: If nothing is there, if it holds no images, or if it cannot be read.
         MissingDependencyError: If a package that this kind of data needs is not installed.
     """
-    entries = [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(entry) for entry in data]
+    entries = _entries(data)
     name = ", ".join(entries)
     if len(entries) == 1 and (hub := hub_id(entries[0])):
         from stepladder.data.hub import HubImages
@@ -82,12 +82,8 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
         from stepladder.data.hub import SavedImages
 
         return SavedImages(paths[0], name=name)
-    paths = [inner for path in paths for inner in parquet_files(path) or [path]]
-    kinds = {kind_of(path) for path in paths}
-    if len(kinds) != 1:
-        found = " and ".join(sorted(kinds)) or "nothing"
-        raise DataError(f"The data names {found}: '{name}'. {_ACCEPTED}. Give paths of one kind.")
-    match kinds.pop():
+    paths, kind, name = find_files(data)
+    match kind:
         case "tar shards":
             return TarImages(paths, name=name)
         case "Parquet files":
@@ -96,6 +92,29 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
             return ParquetImages(paths, name=name)
         case _:
             return FolderImages(paths, name=name)
+
+
+def find_files(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], str, str]:
+    """The files that paths and patterns mean: paths, their kind, and what messages call them.
+
+    Kinds are "image files" (folders among them), "tar shards" and "Parquet files".
+
+    Raises:
+        DataError: If nothing is there, or it is of several kinds.
+    """
+    entries = _entries(data)
+    name = ", ".join(entries)
+    paths = [path for entry in entries for path in expand(entry)]
+    paths = [inner for path in paths for inner in parquet_files(path) or [path]]
+    kinds = {kind_of(path) for path in paths}
+    if len(kinds) != 1:
+        found = " and ".join(sorted(kinds)) or "nothing"
+        raise DataError(f"The data names {found}: '{name}'. {_ACCEPTED}. Give paths of one kind.")
+    return paths, kinds.pop(), name
+
+
+def _entries(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    return [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(entry) for entry in data]
 
 
 def expand(entry: str) -> list[Path]:

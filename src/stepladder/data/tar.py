@@ -17,7 +17,7 @@ from stepladder.data.files import read_bytes
 from stepladder.errors import DataError
 from stepladder.images import is_image_name
 
-__all__ = ["TarImages"]
+__all__ = ["TarImages", "tar_members"]
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -39,7 +39,7 @@ class TarImages:
         self._members: list[tuple[int, int, int]] = []  # (shard, offset, size)
         self._keys: list[str] = []
         for shard, path in enumerate(paths):
-            for member in _image_members(path):
+            for member in _images(tar_members(path)):
                 self._members.append((shard, member.offset_data, member.size))
                 self._keys.append(member.name)
         if not self._keys:
@@ -61,7 +61,16 @@ class TarImages:
         return self._keys[index]
 
 
-def _image_members(path: Path) -> list[tarfile.TarInfo]:
+def _images(members: Sequence[tarfile.TarInfo]) -> list[tarfile.TarInfo]:
+    return [member for member in members if is_image_name(member.name)]
+
+
+def tar_members(path: Path) -> list[tarfile.TarInfo]:
+    """The plain files of a shard, in their order.
+
+    Raises:
+        DataError: If it is compressed, truncated, no tar, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -72,7 +81,7 @@ def _image_members(path: Path) -> list[tarfile.TarInfo]:
                     "Decompress it first."
                 )
         with tarfile.open(path, "r:") as archive:
-            return [m for m in archive if m.isfile() and not m.issparse() and is_image_name(m.name)]
+            return [m for m in archive if m.isfile() and not m.issparse()]
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"Shard {path} cannot be read: {error}. A complete tar file is needed. Check it with 'tar tf', and fetch "

@@ -92,6 +92,8 @@ class DecoderNetwork(nn.Module, ABC):
     """Whether it can compute the activations of its blocks again instead of keeping them."""
     checkpointing: bool = False
     """Whether it does."""
+    initial_layers: nn.Module | None = None
+    """The part that alone makes the initial estimate, where there is such a part."""
     fused: bool = False
     """Whether it runs at the start of stages only, with what it makes of time as constants."""
     linear: nn.Conv2d | nn.Linear | None
@@ -113,7 +115,9 @@ class DecoderNetwork(nn.Module, ABC):
 
     def place(self, u: Float[Tensor, " b"], stage: Stage) -> Tensor:
         """What the projections of the blocks take: the embedding, or of a fused network the row of their tables."""
-        return torch.tensor([stage.index], device=u.device) if self.fused else self.embedding(u, stage)
+        if not self.fused:
+            return self.embedding(u, stage)
+        return torch.full((1,), stage.index, dtype=torch.int64, device=u.device)
 
     def fuse(self, schedule: StageSchedule) -> None:
         """Computes once, in place, what the network makes of the times of one step in each stage; it takes no other."""

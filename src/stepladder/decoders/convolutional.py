@@ -121,6 +121,11 @@ class ConvDecoder(DecoderNetwork):
         return self.reader.linear
 
     @property
+    def initial_layers(self) -> nn.Module:  # type: ignore[override]
+        """The reader of the latent."""
+        return self.reader
+
+    @property
     def output_layers(self) -> tuple[nn.Module, ...]:
         """The last convolution."""
         return (self.out,)

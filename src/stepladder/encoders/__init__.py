@@ -1,9 +1,19 @@
 """Encoders: images to the features of which a bottleneck makes a latent."""
 
+from typing import TypeAlias
+
 from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.encoders.convolutional import ConvEncoder, ConvEncoderConfig
+from stepladder.encoders.frozen import (
+    DiffusersEncoderConfig,
+    FrozenEncoder,
+    FrozenEncoderConfig,
+    LatentFilesConfig,
+    OnnxEncoderConfig,
+    same_encoder,
+)
 from stepladder.encoders.mmdit import MMDiTEncoder, MMDiTEncoderConfig
 from stepladder.layouts import GridLayout, Layout, TokenLayout
 from stepladder.sampling.tiling import in_tiles
@@ -11,24 +21,35 @@ from stepladder.sampling.tiling import in_tiles
 __all__ = [
     "ConvEncoder",
     "ConvEncoderConfig",
+    "DiffusersEncoderConfig",
+    "Encoder",
     "EncoderConfig",
+    "FrozenEncoder",
+    "FrozenEncoderConfig",
+    "LatentFilesConfig",
     "MMDiTEncoder",
     "MMDiTEncoderConfig",
+    "OnnxEncoderConfig",
     "build_encoder",
     "features",
     "latent_layout",
+    "same_encoder",
 ]
 
-EncoderConfig = ConvEncoderConfig | MMDiTEncoderConfig
+EncoderConfig = ConvEncoderConfig | MMDiTEncoderConfig | OnnxEncoderConfig | DiffusersEncoderConfig | LatentFilesConfig
+
+Encoder: TypeAlias = ConvEncoder | MMDiTEncoder | FrozenEncoder
 
 
-def build_encoder(config: EncoderConfig, out_channels: int) -> ConvEncoder | MMDiTEncoder:
+def build_encoder(config: EncoderConfig, out_channels: int) -> Encoder:
     """The encoder that a config describes, delivering `out_channels` features."""
     match config:
         case ConvEncoderConfig():
             return ConvEncoder(config, out_channels)
         case MMDiTEncoderConfig():
             return MMDiTEncoder(config, out_channels)
+        case _:
+            return FrozenEncoder(config, out_channels)
 
 
 def latent_layout(config: EncoderConfig, channels: int) -> Layout:
@@ -38,11 +59,11 @@ def latent_layout(config: EncoderConfig, channels: int) -> Layout:
             return GridLayout(channels, config.stride)
         case MMDiTEncoderConfig():
             return TokenLayout(config.tokens, channels, config.image_side)
+        case _:
+            return GridLayout(channels, config.stride)
 
 
-def features(
-    encoder: ConvEncoder | MMDiTEncoder, images: Float[Tensor, "b 3 H W"], *, tile: int
-) -> Float[Tensor, "b ..."]:
+def features(encoder: Encoder, images: Float[Tensor, "b 3 H W"], *, tile: int) -> Float[Tensor, "b ..."]:
     """What an encoder says of images: in tiles, each with all that reaches it, where they are larger.
 
     Args:

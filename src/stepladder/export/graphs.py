@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from stepladder.decoders.base import Context
+from stepladder.encoders import FrozenEncoder
 from stepladder.layouts import GridLayout
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.flow import expand_time
@@ -92,7 +93,6 @@ def graphs(tokenizer: Tokenizer, *, steps: Sequence[int], noise: NoiseKind) -> l
     sizes = _Sizes(tokenizer)
     latent = sizes.latent("latent", sizes.image_unit)
     found = [
-        Graph(name="encoder", module=_Encoder(tokenizer), inputs=[sizes.images()], outputs=["latent"]),
         Graph(
             name="decoder",
             module=_Decoder(tokenizer, steps, noise),
@@ -100,8 +100,11 @@ def graphs(tokenizer: Tokenizer, *, steps: Sequence[int], noise: NoiseKind) -> l
             outputs=["image"],
         ),
     ]
-    if tokenizer.codebook_size is not None:
-        found[0] = Graph(name="encoder", module=found[0].module, inputs=found[0].inputs, outputs=["latent", "indices"])
+    quantised = tokenizer.codebook_size is not None
+    if not isinstance(tokenizer.encoder, FrozenEncoder):  # which is no part of the model
+        made = ["latent", "indices"] if quantised else ["latent"]
+        found.insert(0, Graph(name="encoder", module=_Encoder(tokenizer), inputs=[sizes.images()], outputs=made))
+    if quantised:
         lookup = _Lookup(tokenizer)
         found.append(Graph(name="lookup", module=lookup, inputs=[sizes.indices()], outputs=["latent"]))
     with torch.no_grad():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stepladder.encoders import FrozenEncoderConfig
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised
@@ -51,6 +52,8 @@ class ModelSummary:
     """f of a grid, image side over latent side; None for tokens."""
     image_side: int | None
     """Side of the images that it takes; None for any size."""
+    encoder: str | None
+    """Which frozen encoder its latents are of; None where the model holds its own."""
     encoder_parameters: int
     """Of encoder and bottleneck."""
     decoder_parameters: int
@@ -88,12 +91,18 @@ def summarise(tokenizer: Tokenizer) -> ModelSummary:
         stride=layout.stride if isinstance(layout, GridLayout) else None,
         image_side=layout.side if isinstance(layout, TokenLayout) else None,
         counted_side=counted_side(tokenizer.config),
+        encoder=_frozen_encoder(tokenizer.config),
         encoder_parameters=_parameters(tokenizer.encoder) + _parameters(tokenizer.bottleneck),
         decoder_parameters=_parameters(tokenizer.decoder),
         stages=stages,
         steps_per_stage=tokenizer.steps_per_stage,
         network_evaluations=tokenizer.network_evaluations(),
     )
+
+
+def _frozen_encoder(config: TokenizerConfig) -> str | None:
+    encoder = config.encoder
+    return f"{encoder.kind}: {encoder.source}" if isinstance(encoder, FrozenEncoderConfig) else None
 
 
 def counted_side(config: TokenizerConfig) -> int:

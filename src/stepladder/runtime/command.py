@@ -21,6 +21,7 @@ from stepladder.configs import unstructure
 from stepladder.errors import ConfigError, DataError, OutputError, StepladderError
 from stepladder.pictures import from_array, load_image, save_png, to_array
 from stepladder.runtime.model import Model, load
+from stepladder.seeds import seed_of
 from stepladder.stored import Content, Stored, check_names, read_content, write_content
 
 __all__ = ["main"]
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=0, metavar="N", help="0 lets the engine choose")
         command.add_argument("--tile", type=int, metavar="N", help="side of tiles; 0 for none")
     for command in (decode, both):
-        command.add_argument("--seed", type=int, default=0, metavar="S", help="of the noise of each image")
+        command.add_argument("--seed", type=int, metavar="S", help="of every image; by default, each has its own")
     return parser
 
 
@@ -104,7 +105,8 @@ def _decode(options: argparse.Namespace) -> None:
     for stored in content.latents:
         values = stored.values[None]
         latent = values if known.codebook_size is None else model.latent_from_indices(values)
-        image = model.decode(latent, seeds=_seeds(model, options), size=stored.size, tile=options.tile)
+        seeds = _seeds(model, stored.name, options)
+        image = model.decode(latent, seeds=seeds, size=stored.size, tile=options.tile)
         _save(image, targets[stored.name], options)
 
 
@@ -115,15 +117,18 @@ def _reconstruct(options: argparse.Namespace) -> None:
     _check_free(list(targets.values()), options)
     for path, target in targets.items():
         code = model.encode(to_array(load_image(path))[None], tile=options.tile)
-        _save(model.decode(code, seeds=_seeds(model, options), tile=options.tile), target, options)
+        seeds = _seeds(model, path.stem, options)
+        _save(model.decode(code, seeds=seeds, tile=options.tile), target, options)
 
 
 def _load(options: argparse.Namespace) -> Model:
     return load(options.model, engine=options.engine, precision=options.dtype, threads=options.threads)
 
 
-def _seeds(model: Model, options: argparse.Namespace) -> list[int] | None:
-    return [options.seed] if model.manifest.ladder.noise == "drawn" else None
+def _seeds(model: Model, name: str, options: argparse.Namespace) -> list[int] | None:
+    if model.manifest.ladder.noise == "zero":
+        return None
+    return [seed_of(name) if options.seed is None else options.seed]
 
 
 def _check_free(targets: Sequence[Path], options: argparse.Namespace) -> None:

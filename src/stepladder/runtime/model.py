@@ -65,11 +65,17 @@ class Model:
         Raises:
             ValueError: If the array is of another kind.
             ImageError: If the model does not take images of this size.
+            ConfigError: If it has no encoder.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.float32:
             raise ValueError(
                 f"Images have shape {images.shape} and dtype {images.dtype}. Accepted: float32 in [-1, 1] of shape "
                 "(B, 3, H, W). Use stepladder.runtime.pixels.to_array."
+            )
+        if "encoder" not in self.manifest.graphs:
+            raise ConfigError(
+                f"{self.manifest.model} was exported without an encoder: it decodes latents of another model. Encode "
+                "with that model."
             )
         size = (images.shape[2], images.shape[3])
         latent = self.manifest.latent

@@ -11,11 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.encoders import Encoder, FrozenEncoder
+from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import ConfigError, MissingDependencyError, OutputError
 from stepladder.files import reason
 from stepladder.layouts import GridLayout
+from stepladder.pipelines import decodable
 from stepladder.serve.batching import Batcher, Tally
-from stepladder.serve.protocol import Limits, RequestError, answer, parse_request
+from stepladder.serve.protocol import Limits, answer, parse_request
+from stepladder.serve.query import Query, RequestError
 from stepladder.tokenizer import Tokenizer
 
 try:
@@ -109,6 +113,8 @@ class _Service:
     def __init__(self, tokenizer: Tokenizer, layout: GridLayout, config: ServeConfig) -> None:
         self._tokenizer = tokenizer
         self._layout = layout
+        encoder: Encoder = tokenizer.encoder
+        self._scale = encoder.pipeline_scale if isinstance(encoder, FrozenEncoder) else PipelineScale()
         self._config = config
         self._tally = Tally()
         self._working = 0
@@ -150,10 +156,12 @@ class _Service:
 
     async def decode(self, request: Request) -> Response:
         """One request of `remote_decode`."""
-        query = {name: request.query_params.getlist(name) for name in request.query_params}
+        query = Query({name: request.query_params.getlist(name) for name in request.query_params})
         body = await self._body(request)
         accept = request.headers.get("accept", "")
-        wanted = parse_request(query, body, accept=accept, layout=self._layout, limits=self._config.limits)
+        wanted = parse_request(
+            query, body, accept=accept, layout=self._layout, scale=self._scale, limits=self._config.limits
+        )
         images = await self._batcher.decode(wanted.latent)
         found = await asyncio.to_thread(answer, wanted, images)
         return Response(found.body, media_type=found.media_type, headers=found.headers)
@@ -202,7 +210,8 @@ class _Service:
     def _decode_batch(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         seeds = [self._config.seed] * len(latents)
         with torch.inference_mode():
-            images = self._tokenizer.decode(latents.to(self._tokenizer.device), seeds=seeds, steps=self._config.steps)
+            latents = decodable(self._tokenizer, latents.to(self._tokenizer.device))
+            images = self._tokenizer.decode(latents, seeds=seeds, steps=self._config.steps)
         return images.float().cpu()
 
 

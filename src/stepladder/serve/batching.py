@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.serve.protocol import RequestError
+from stepladder.serve.query import RequestError
 
 __all__ = ["Batcher", "Tally"]
 

@@ -8,8 +8,9 @@ The body of a request is the bytes of a tensor, row by row, little-endian; every
     output_type, image_format                   "pil": one PNG or JPEG; "pt": the bytes of a tensor
     partial_postprocess                         "pt" as uint8 (B, H, W, 3), instead of [-1, 1] in the dtype that came
 
-A tensor goes back with its shape and dtype in the headers. Latents of a tokenizer have unit scale, so its own factors
-are 1 and 0; a request with others was meant for another model.
+A tensor goes back with its shape and dtype in the headers. `do_scaling` without factors means those of the model.
+Latents of a tokenizer with an encoder of its own have unit scale, so its factors are 1 and 0; a request with other
+factors than those of the model was meant for another one.
 
 Reference: https://huggingface.co/docs/diffusers/hybrid_inference/vae_decode
 """
@@ -17,32 +18,24 @@ Reference: https://huggingface.co/docs/diffusers/hybrid_inference/vae_decode
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.errors import StepladderError
+from stepladder.encoders.scale import PipelineScale, grid_of_tokens
 from stepladder.images import to_pil, to_uint8
 from stepladder.layouts import GridLayout
+from stepladder.serve.query import Query, RequestError, whole
 
-__all__ = ["Answer", "DecodeRequest", "Limits", "RequestError", "answer", "parse_request"]
+__all__ = ["Answer", "DecodeRequest", "Limits", "answer", "parse_request"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_YES, _NO = ("true", "1"), ("false", "0", "none")
 _JPEG_QUALITY = 95
-
-
-class RequestError(StepladderError):
-    """A request that cannot be answered, with the status that says so."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +58,7 @@ class DecodeRequest:
     """A request that was understood."""
 
     latent: Float[Tensor, "b c h w"]
-    """As the tokenizer takes it, in float32."""
+    """Raw, as the encoder of the model gives it, in float32."""
     dtype: torch.dtype
     """Of the tensor that was sent."""
     output: Literal["pil", "pt"]
@@ -86,23 +79,30 @@ class Answer:
 
 
 def parse_request(
-    query: Mapping[str, Sequence[str]], body: bytes, *, accept: str, layout: GridLayout, limits: Limits
+    query: Query,
+    body: bytes,
+    *,
+    accept: str,
+    layout: GridLayout,
+    scale: PipelineScale | None,
+    limits: Limits,
 ) -> DecodeRequest:
     """Reads a request.
 
     Args:
-        query: Every value of each parameter.
+        query: What stands in the URL.
         body: Bytes of the tensor.
         accept: The header of this name: a client that looks at pictures itself asks for a tensor here.
         layout: Of the latents that the model decodes.
+        scale: How pipelines scale them; None if the model does not know.
         limits: What may be asked for.
 
     Raises:
         RequestError: If it is damaged, too large, or asks for what the model cannot give.
     """
-    dtype = _choice(query, "dtype", tuple(_DTYPES))
-    shape = _shape(query)
-    output = _choice(query, "output_type", ("pil", "pt"), "pil")
+    dtype = query.choice("dtype", tuple(_DTYPES))
+    shape = query.shape()
+    output = query.choice("output_type", ("pil", "pt"), "pil")
     picture = output == "pil" and not accept.startswith("tensor/")
     height, width = _size(query, shape, layout)
     _check_limits(shape[0], height, width, picture, limits)
@@ -113,17 +113,17 @@ def parse_request(
             "the bytes of the whole tensor."
         )
     values = torch.frombuffer(bytearray(body), dtype=_DTYPES[dtype]).reshape(shape).float()
-    latent = _unpacked(values, layout, height, width) if len(shape) == 3 else values
+    cells = height // (2 * layout.stride), width // (2 * layout.stride)
+    latent = grid_of_tokens(values, cells) if len(shape) == 3 else values
     if not latent.isfinite().all():
         raise RequestError("The tensor holds NaN or infinity. Latents are finite numbers. Encode or generate again.")
-    _check_scale(query)
     unit: Literal["signed", "unit"] = "unit" if output == "pil" else "signed"
     return DecodeRequest(
-        latent=latent,
+        latent=_raw(query, latent, scale),
         dtype=_DTYPES[dtype],
         output="pil" if picture else "pt",
-        image_format="png" if _choice(query, "image_format", ("png", "jpg"), "jpg") == "png" else "jpg",
-        form="bytes" if output == "pt" and _flag(query, "partial_postprocess") else unit,
+        image_format="png" if query.choice("image_format", ("png", "jpg"), "jpg") == "png" else "jpg",
+        form="bytes" if output == "pt" and query.flag("partial_postprocess") else unit,
     )
 
 
@@ -148,60 +148,7 @@ def answer(request: DecodeRequest, images: Float[Tensor, "b 3 H W"]) -> Answer:
     return Answer(body=flat.tobytes(), media_type="tensor/binary", headers=headers)
 
 
-def _choice(
-    query: Mapping[str, Sequence[str]], name: str, accepted: tuple[str, ...], default: str | None = None
-) -> str:
-    value = _one(query, name)
-    if value is None and default is not None:
-        return default
-    if value not in accepted:
-        said = "is missing" if value is None else f"{value[:40]!r} is unknown"
-        raise RequestError(f"Parameter {name} {said}. Accepted: {', '.join(accepted)}. Pass one of them.")
-    return value
-
-
-def _one(query: Mapping[str, Sequence[str]], name: str) -> str | None:
-    values = query.get(name, ())
-    return values[-1] if values else None
-
-
-def _flag(query: Mapping[str, Sequence[str]], name: str) -> bool:
-    value = (_one(query, name) or "false").lower()
-    if value not in (*_YES, *_NO):
-        raise RequestError(f"Parameter {name} {value[:40]!r} is unknown. Accepted: True, False. Pass one of them.")
-    return value in _YES
-
-
-def _whole(text: str, name: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
-        raise RequestError(f"Parameter {name} {text[:40]!r} is no whole number from 1 on. Pass the one of the tensor.")
-    return int(text)
-
-
-def _number(query: Mapping[str, Sequence[str]], name: str) -> float | None:
-    text = _one(query, name)
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise RequestError(f"Parameter {name} {text[:40]!r} is no number. Pass one, or leave it out.") from None
-
-
-def _shape(query: Mapping[str, Sequence[str]]) -> list[int]:
-    """One value for each dimension, or a JSON list as the only one."""
-    values = list(query.get("shape", ()))
-    if len(values) == 1 and values[0].startswith("["):
-        values = [value.strip() for value in values[0].strip("[] ").split(",")]
-    if len(values) not in (3, 4):
-        raise RequestError(
-            f"Shape has {len(values)} dimensions. Accepted: 4 (B, c, h, w), or 3 of packed latents. Pass shape once "
-            "for each dimension."
-        )
-    return [_whole(value, "shape") for value in values]
-
-
-def _size(query: Mapping[str, Sequence[str]], shape: Sequence[int], layout: GridLayout) -> tuple[int, int]:
+def _size(query: Query, shape: Sequence[int], layout: GridLayout) -> tuple[int, int]:
     """(H, W) of the images."""
     packed = len(shape) == 3
     channels = shape[2] if packed else shape[1]
@@ -214,10 +161,10 @@ def _size(query: Mapping[str, Sequence[str]], shape: Sequence[int], layout: Grid
         )
     if not packed:
         return shape[2] * layout.stride, shape[3] * layout.stride
-    sides = [_one(query, name) for name in ("height", "width")]
+    sides = [query.last(name) for name in ("height", "width")]
     if None in sides:
         raise RequestError("Packed latents come without height and width. Both are needed. Pass those of the image.")
-    height, width = (_whole(side or "", name) for side, name in zip(sides, ("height", "width"), strict=True))
+    height, width = (whole(side or "", name) for side, name in zip(sides, ("height", "width"), strict=True))
     block = 2 * layout.stride
     rows, columns = height // block, width // block
     if rows * columns != shape[1]:
@@ -244,19 +191,38 @@ def _check_limits(count: int, height: int, width: int, picture: bool, limits: Li
         )
 
 
-def _unpacked(values: Float[Tensor, "b n c4"], layout: GridLayout, height: int, width: int) -> Float[Tensor, "b c h w"]:
-    """The grid of latents whose blocks of 2 x 2 cells are tokens, as in FLUX."""
-    rows, columns = height // (2 * layout.stride), width // (2 * layout.stride)
-    grid = values.mT.reshape(values.shape[0], values.shape[2], rows, columns)
-    return torch.nn.functional.pixel_shuffle(grid, 2)
-
-
-def _check_scale(query: Mapping[str, Sequence[str]]) -> None:
-    """Only factors that change nothing fit latents of unit scale."""
-    for name, own in (("scaling_factor", 1.0), ("shift_factor", 0.0)):
-        asked: Any = _number(query, name)
-        if asked is not None and not math.isclose(asked, own, abs_tol=1e-6):
+def _raw(query: Query, latent: Float[Tensor, "b c h w"], scale: PipelineScale | None) -> Float[Tensor, "b c h w"]:
+    """What the decoder takes: the latent as it came, or that of which a pipeline made it by factors."""
+    factors = {name: query.number(name) for name in ("scaling_factor", "shift_factor")}
+    if all(value is None for value in factors.values()):
+        if not query.flag("do_scaling"):
+            return latent
+        if scale is None:
             raise RequestError(
-                f"Parameter {name} {asked:g} is not that of the model, {own:g}: its latents have unit scale. Leave it "
-                "out, or send the latents to a decoder that was made for them."
+                "The model does not know how pipelines scale its latents. Accepted: scaling_factor and shift_factor, "
+                "or raw latents. Pass those of its autoencoder, or do_scaling=False."
+            )
+        return scale.raw_of_grid(latent)
+    asked = tuple(default if value is None else value for value, default in zip(factors.values(), (1, 0), strict=True))
+    if asked[0] <= 0:
+        raise RequestError(f"Parameter scaling_factor {asked[0]:g} is not above 0. Pass that of the autoencoder.")
+    if scale is not None:
+        _check_factors(asked, scale)
+    return latent / asked[0] + asked[1]
+
+
+def _check_factors(asked: tuple[float, ...], scale: PipelineScale) -> None:
+    """A request with factors of another model would give a picture of nothing."""
+    if scale.packing > 1 or len(scale.factor) > 1:
+        raise RequestError(
+            "Latents of the model are scaled channel by channel, and not by one scaling_factor. Accepted: "
+            "do_scaling=True alone, or raw latents. Leave scaling_factor and shift_factor out."
+        )
+    for name, value, own in zip(
+        ("scaling_factor", "shift_factor"), asked, (1 / scale.factor[0], scale.offset[0]), strict=True
+    ):
+        if not math.isclose(value, own, rel_tol=1e-3, abs_tol=1e-6):
+            raise RequestError(
+                f"Parameter {name} {value:g} is not that of the model, {own:g}. Leave it out where latents have unit "
+                "scale, or send the latents to a decoder that was made for them."
             )

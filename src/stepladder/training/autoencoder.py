@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepladder.bottlenecks import BottleneckOutput
+from stepladder.data import CodedImages
+from stepladder.encoders import FrozenEncoderConfig
 from stepladder.errors import ConfigError
 from stepladder.losses import (
     FeaturePyramid,
@@ -14,9 +17,11 @@ from stepladder.losses import (
     draw_stages,
     feature_network,
     ladder_loss,
+    perceptual_distance,
 )
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
+from stepladder.training.coding import coded
 from stepladder.training.config import LossConfig, TrainConfig
 from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.records import StepRecord
@@ -42,7 +47,7 @@ def train(
             make_tokenizer(config),
             config.loss,
             feature_network() if config.loss.perceptual_weight else None,
-            train_encoder=config.start.train_encoder,
+            train_encoder=config.start.train_encoder and not isinstance(config.tokenizer.encoder, FrozenEncoderConfig),
             linear_rate_scale=_linear_rate_scale(config),
         )
 
@@ -79,6 +84,12 @@ class TokenizerObjective(LadderObjective):
                 f"loss.context_dropout {config.context_dropout} does not fit a decoder without a null latent. Use 0, "
                 "or set tokenizer.decoder.null_latent of a decoder of kind 'mmdit'."
             )
+        reader = tokenizer.decoder.network.initial_layers
+        if config.target == "initial" and reader is None:
+            raise ConfigError(
+                "loss.target 'initial' does not fit a decoder that makes no initial estimate by layers of its own. "
+                "Accepted: decoders of kind 'conv'. Choose another target."
+            )
         self.config = config
         self.times = LocalTimes(
             distribution=config.time_distribution,
@@ -90,6 +101,10 @@ class TokenizerObjective(LadderObjective):
         self.train_encoder = train_encoder
         tokenizer.encoder.requires_grad_(train_encoder)
         tokenizer.bottleneck.requires_grad_(train_encoder)
+        self.evaluates_stages = config.target != "initial"
+        if config.target == "initial" and reader is not None:
+            tokenizer.decoder.requires_grad_(False)
+            reader.requires_grad_(True)
 
     def frozen(self) -> Iterable[nn.Module]:
         """The feature network, and an encoder that does not learn."""
@@ -100,15 +115,17 @@ class TokenizerObjective(LadderObjective):
             yield self.tokenizer.bottleneck
 
     def forward(
-        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float = 0.0
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages, seed: int, progress: float = 0.0
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
-        draw = generator(seed, images.device)
+        """The loss of a batch of images in [-1, 1], with or without latents; noise and times follow from `seed`."""
+        draw = generator(seed, batch.device)
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
-            coded = self.tokenizer.bottleneck(self.tokenizer.encoder(images), draw)
+            images, code = coded(self.tokenizer, batch, draw)
         decoder, config = self.tokenizer.decoder, self.config
-        dropped = draw_dropped(decoder.network, coded.latent, config.context_dropout, draw)
-        denoiser = decoder.network.bind(coded.latent, dropped)
+        if config.target == "initial":
+            return self._initial_loss(images, code)
+        dropped = draw_dropped(decoder.network, code.latent, config.context_dropout, draw)
+        denoiser = decoder.network.bind(code.latent, dropped)
         parts = ladder_loss(
             denoiser,
             decoder.schedule,
@@ -120,9 +137,23 @@ class TokenizerObjective(LadderObjective):
             weighting=config.weighting,
             weighting_bias=config.weighting_bias,
         )
-        loss = torch.stack(parts.flow).sum() + coded.loss + config.perceptual_weight * parts.perceptual
+        loss = torch.stack(parts.flow).sum() + code.loss + config.perceptual_weight * parts.perceptual
         losses = {f"flow_{i}": part for i, part in enumerate(parts.flow)} | {"perceptual": parts.perceptual}
         if parts.initial is not None:
             loss = loss + config.initial_weight * parts.initial
             losses["initial"] = parts.initial
-        return loss, {"total": loss, **losses, "bottleneck": coded.loss, **coded.statistics}
+        return loss, {"total": loss, **losses, "bottleneck": code.loss, **code.statistics}
+
+    def _initial_loss(
+        self, images: Float[Tensor, "b 3 H W"], code: BottleneckOutput
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of the initial estimate alone: nothing is drawn, and no stage is evaluated."""
+        config, initial = self.config, self.tokenizer.decoder.network.context(code.latent).initial
+        assert initial is not None
+        error = (initial - images).square().mean()
+        perceptual = images.new_zeros(())
+        if self.features is not None:
+            perceptual = perceptual_distance(self.features, initial, images).mean()
+        loss = error + config.perceptual_weight * perceptual + code.loss
+        losses = {"initial": error, "perceptual": perceptual, "bottleneck": code.loss}
+        return loss, {"total": loss, **losses, **code.statistics}

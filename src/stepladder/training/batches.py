@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from stepladder.data import CropConfig, ImageStream, open_source, stream_pieces, training_loader
+from stepladder.data import CropConfig, ImageStream, open_pairs, open_source, stream_pieces, training_loader
 from stepladder.training.config.run import DataConfig
 
 __all__ = ["ResumableBatches", "image_batches", "next_batch", "to_device"]
@@ -27,7 +27,7 @@ class ResumableBatches(Protocol):
         ...
 
 
-def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Tensor]]:
+def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Any]]:
     """Opens the images of a run.
 
     Args:
@@ -38,7 +38,7 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
 
     Returns:
         A function of `start_batch`, `process_index` and `num_processes`, all optional: endless batches
-        (B, 3, size, size) in [-1, 1] of one process.
+        (B, 3, size, size) in [-1, 1] of one process, with their latents where the data holds them.
 
     Raises:
         DataError: If the data cannot be used.
@@ -46,18 +46,21 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
     shared: dict[str, Any] = {"crop": crop, "batch_size": batch_size, "seed": seed, "num_workers": data.workers}
     if data.stream is not None:
         return partial(ImageStream, stream_pieces(data.train), data.stream, **shared)
-    return partial(training_loader, open_source(data.train), **shared)
+    source = open_pairs(data.train) if data.latents else open_source(data.train)
+    return partial(training_loader, source, **shared)
 
 
 @record_function("data")
-def next_batch(stream: Iterator[Tensor]) -> Tensor:
+def next_batch(stream: Iterator[Any]) -> Any:
     """Waits for the next batch."""
     return next(stream)
 
 
 @record_function("copy")
-def to_device(batch: Tensor, device: torch.device) -> Tensor:
+def to_device(batch: Any, device: torch.device) -> Any:
     """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
+    if not isinstance(batch, Tensor):
+        return batch.to(device)
     if batch.ndim == 4:
         return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
     return batch.to(device, non_blocking=True)

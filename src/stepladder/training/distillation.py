@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepladder.data import CodedImages
+from stepladder.encoders import FrozenEncoder
+from stepladder.errors import ConfigError
 from stepladder.losses import (
     DiscriminatorHeads,
     FeaturePyramid,
@@ -32,6 +35,7 @@ from stepladder.sampling.denoiser import Denoiser
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
+from stepladder.training.coding import coded
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
 from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.objective import OptimiserGroup
@@ -74,6 +78,7 @@ def distill(
     def objective() -> LadderObjective:
         teacher = Tokenizer.from_pretrained(config.teacher)
         student = make_student(teacher)
+        _open_encoder(student, config)
         rate = 1.0 if config.optimiser.linear_rate_scale is None else config.optimiser.linear_rate_scale
         match config.recipe:
             case RegressConfig() as recipe:
@@ -86,6 +91,17 @@ def distill(
                     return AdversarialObjective(student, teacher, recipe, wanted, linear_rate_scale=rate)
 
     return run_on_images(objective, config, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+
+
+def _open_encoder(student: Tokenizer, config: DistillConfig) -> None:
+    """Opens the frozen encoder of the teacher, where images shall be encoded by one."""
+    if isinstance(student.encoder, FrozenEncoder):
+        if not config.data.latents:
+            student.encoder.open(config.encoder)
+    elif config.encoder is not None:
+        raise ConfigError(
+            f"encoder '{config.encoder}' does not fit teacher '{config.teacher}', which holds its own. Leave it out."
+        )
 
 
 def make_student(teacher: Tokenizer) -> Tokenizer:
@@ -124,13 +140,15 @@ class _DistillationObjective(LadderObjective):
         """The student's, and the teacher's decoder."""
         return (*super().networks(), self.teacher.decoder.network)
 
-    def denoisers(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Denoiser, Denoiser]:
-        """Student and teacher, both bound to the latents of the images."""
+    def denoisers(
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages
+    ) -> tuple[Float[Tensor, "b 3 H W"], Denoiser, Denoiser]:
+        """Images, and student and teacher, both bound to their latents."""
         student = self.tokenizer.decoder.network
         with torch.no_grad():
-            latent = self.tokenizer.bottleneck(self.tokenizer.encoder(images)).latent
-            teacher = self.teacher.decoder.bind(latent, guidance=self.guidance)
-        return student.bind(latent, draw_dropped(student, latent, 0.0)), teacher
+            images, code = coded(self.tokenizer, batch)
+            teacher = self.teacher.decoder.bind(code.latent, guidance=self.guidance)
+        return images, student.bind(code.latent, draw_dropped(student, code.latent, 0.0)), teacher
 
 
 class RegressObjective(_DistillationObjective):
@@ -149,10 +167,10 @@ class RegressObjective(_DistillationObjective):
         self.config = config
 
     def forward(
-        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages, seed: int, progress: float
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a batch of images in [-1, 1]; all noise follows from `seed`."""
-        student, teacher = self.denoisers(images)
+        images, student, teacher = self.denoisers(batch)
         rollout = shared_start_rollout(
             student,
             teacher,
@@ -202,11 +220,11 @@ class AdversarialObjective(_DistillationObjective):
         return [*super().optimiser_groups(), heads]
 
     def forward(
-        self, images: Float[Tensor, "b 3 H W"], seed: int, progress: float
+        self, batch: Float[Tensor, "b 3 H W"] | CodedImages, seed: int, progress: float
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a batch of images in [-1, 1]; all noise and times follow from `seed`."""
         config = self.config
-        student, teacher = self.denoisers(images)
+        images, student, teacher = self.denoisers(batch)
         rollout = renoised_rollout(
             student,
             teacher,

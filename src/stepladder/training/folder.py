@@ -4,6 +4,7 @@
     changes.jsonl      what a resume changed of it, by step
     environment.json   hardware, versions, commit, measured peak and operations of a step
     records.jsonl      numbers of the run
+    report.html        curves and grids, for a browser
     grids/             reconstructions of validation images at intervals
     tracker/           what TensorBoard reads
     checkpoints/       the newest states, for --resume

@@ -4,7 +4,6 @@ import copy
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import ConfigError
@@ -60,7 +59,7 @@ def precision_on(device: torch.device, config: RunConfig) -> Literal["no", "bf16
     return "bf16" if has_fast_bfloat16(device) else "no"
 
 
-def environment(objective: Objective, config: RunConfig, example: Tensor, processes: int) -> dict[str, Any]:
+def environment(objective: Objective, config: RunConfig, example: Any, processes: int) -> dict[str, Any]:
     """What a run runs on, and the operations that it asks for."""
     precision = precision_on(example.device, config)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -72,7 +71,7 @@ def environment(objective: Objective, config: RunConfig, example: Tensor, proces
     }
 
 
-def _training_flops(objective: Objective, example: Tensor) -> float:
+def _training_flops(objective: Objective, example: Any) -> float:
     """Operations of forward and backward for one item, on a copy that is then thrown away.
 
     In evaluation mode: the main process counts alone, and a codebook in training mode waits for the others.

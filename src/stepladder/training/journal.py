@@ -1,14 +1,15 @@
-"""What the main process writes down of a run as it goes: records, pictures, and both for a tracker."""
+"""What the main process writes down of a run as it goes: records, pictures, both for a tracker, and the report."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from stepladder.images import save_png
 from stepladder.training.folder import RunFolder
 from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
+from stepladder.training.report import Report
 from stepladder.training.trackers import Tracker, log_picture, log_record
 
 __all__ = ["Journal", "Validation"]
@@ -21,7 +22,7 @@ class Validation(Protocol):
         """Whether it is, after so many steps; at 0, before the first."""
         ...
 
-    def __call__(self, model: nn.Module, batch: Tensor, step: int) -> tuple[Findings, Image.Image | None]:
+    def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
         """Judges the averaged model, given a batch of the training: numbers, and a picture if there is one."""
         ...
 
@@ -45,14 +46,15 @@ class Journal:
         self._trackers, self._on_record = trackers, on_record
         self._images_per_step, self._step = images_per_step, step
         self._file = RecordFile(folder.records, step=step) if writes else None
+        self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
-    def look_at_the_start(self, model: nn.Module, example: Tensor) -> None:
+    def look_at_the_start(self, model: nn.Module, example: Any) -> None:
         """Judges a new run before its first step: what cannot be judged shows now, not hours later."""
         if self._step == 0:
             self.validate(model, example, 0)
 
-    def validate(self, model: nn.Module, batch: Tensor, step: int) -> Findings | None:
+    def validate(self, model: nn.Module, batch: Any, step: int) -> Findings | None:
         """Judges the averaged model where that is due, and writes the picture if there is one."""
         if self._file is None or not self._validation.due(step):
             return None
@@ -63,8 +65,8 @@ class Journal:
                 log_picture(self._trackers, "reconstructions", picture, step=step)
         return findings
 
-    def record(self, step: int, rate: float, findings: Findings | None) -> None:
-        """Writes a line, of the means since the last one."""
+    def record(self, step: int, rate: float, findings: Findings | None, *, last: bool) -> None:
+        """Writes a line, of the means since the last one; the report with it where there is news, or it is the last."""
         record = self.means.record(
             step=step,
             steps=self._folder.config.steps,
@@ -76,4 +78,6 @@ class Journal:
             return
         self._file.write(record)
         log_record(self._trackers, record)
+        with self.means.paused():
+            self._report.update(at_once=findings is not None or last)
         self._on_record(record)

@@ -5,13 +5,16 @@ weights reconstruct validation images, and what the network adds at each stage i
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from stepladder.data import CodedImages
 from stepladder.decoders import DecoderNetwork
+from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
@@ -42,6 +45,7 @@ class LadderObjective(Objective):
         """
         super().__init__(tokenizer)
         self.linear_rate_scale = linear_rate_scale
+        self.evaluates_stages = True
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -70,8 +74,9 @@ class LadderObjective(Objective):
         return [OptimiserGroup(fast), OptimiserGroup(slow, relative_rate=self.linear_rate_scale)]
 
     def networks(self) -> tuple[nn.Module, ...]:
-        """Encoder and decoder network."""
-        return (self.tokenizer.encoder, self.tokenizer.decoder.network)
+        """Encoder, unless it is that of another library, and decoder network."""
+        encoder, network = self.tokenizer.encoder, self.tokenizer.decoder.network
+        return (network,) if isinstance(encoder, FrozenEncoder) else (encoder, network)
 
 
 def run_on_images(
@@ -103,13 +108,18 @@ def run_on_images(
     batches = image_batches(data, crop=data.crop, batch_size=config.batch_size, seed=config.seed)
     folder = RunFolder(run_dir, config, resume=resume)
     objective = make_objective()
-    _check_crop(config, objective.tokenizer)
-    side = config.data.crop.size
+    tokenizer = objective.tokenizer
+    _check_crop(config, tokenizer)
     task = Task(
         objective=objective,
-        batches=batches,
-        example=torch.zeros(1, 3, side, side),
-        validation=ImageValidation(config, side=_validation_side(config, objective.tokenizer)),
+        batches=partial(batches, stride=tokenizer.layout.side_multiple) if data.latents else batches,
+        example=_example(config, tokenizer),
+        validation=ImageValidation(
+            config,
+            side=_validation_side(config, tokenizer),
+            stride=tokenizer.layout.side_multiple,
+            stages=objective.evaluates_stages,
+        ),
         export=_export,
     )
     fit(task, config, folder, on_record=on_record, stop_after=stop_after)
@@ -138,6 +148,14 @@ def draw_dropped(
     return (uniform(latent.shape[0], generator) < share).to(latent.device)
 
 
+def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Tensor | CodedImages:
+    side = config.data.crop.size
+    image = torch.zeros(1, 3, side, side)
+    if not config.data.latents:
+        return image
+    return CodedImages(image, torch.zeros(1, *tokenizer.layout.shape((side, side))))
+
+
 def _export(model: nn.Module, folder: Path) -> None:
     assert isinstance(model, Tokenizer)
     model.save_pretrained(folder / "model")
@@ -145,6 +163,11 @@ def _export(model: nn.Module, folder: Path) -> None:
 
 def _check_crop(config: ImageRunConfig, tokenizer: Tokenizer) -> None:
     size, multiple = config.data.crop.size, tokenizer.side_multiple
+    if config.data.latents and not isinstance(tokenizer.config.encoder, FrozenEncoderConfig):
+        raise ConfigError(
+            f"data.latents is true, and the encoder is of kind '{tokenizer.config.encoder.kind}', which the model "
+            "itself holds. Accepted: 'onnx', 'diffusers' or 'files'. Set tokenizer.encoder, or data.latents to false."
+        )
     if isinstance(tokenizer.layout, TokenLayout) and size != tokenizer.layout.side:
         raise ConfigError(
             f"data.crop.size {size} is not {tokenizer.layout.side}, the one side that the model takes. Set it to that."

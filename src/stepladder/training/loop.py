@@ -42,9 +42,9 @@ _log = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
-    """Endless batches of one process, a function of their place."""
+    """Endless batches of one process, a function of their place: tensors, or what has a method `to(device)`."""
 
-    def __call__(self, *, start_batch: int, process_index: int, num_processes: int) -> Iterator[Tensor]:
+    def __call__(self, *, start_batch: int, process_index: int, num_processes: int) -> Iterator[Any]:
         """The batches of a process from number `start_batch` on."""
         ...
 
@@ -57,7 +57,7 @@ class Task:
     """The model and its loss; on every process with the same weights, those that a new run starts from."""
     batches: Batches
     """What it learns from."""
-    example: Tensor
+    example: Any
     """A batch of one item, of which the operations are counted."""
     validation: Validation
     """How the averaged model is judged, by the main process."""
@@ -116,7 +116,7 @@ def fit(
                     _save(run, step, stream)
             findings = journal.validate(run.averaged, batch, step)
             if step % config.log_every == 0 or ends or findings is not None:
-                journal.record(step, rate, findings)
+                journal.record(step, rate, findings, last=ends)
         if signal is not None:
             _log.warning("%s: saved at step %d in %s. --resume goes on from there.", signal, step, folder.path)
         else:
@@ -206,7 +206,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
     )
 
 
-def _start(run: _Run, example: Tensor) -> int:
+def _start(run: _Run, example: Any) -> int:
     """Takes over the checkpoint, if there is one, writes down what runs, and hands all to accelerate; the step."""
     step = _restore(run)
     if run.main:
@@ -258,7 +258,7 @@ def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord]
     )
 
 
-def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Tensor]:
+def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Any]:
     """The batches of this process from a step on."""
     stream = batches(
         start_batch=step * run.config.accumulate,
@@ -280,7 +280,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
 
 
 @record_function("forward")
-def _forward(run: _Run, batch: Tensor, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+def _forward(run: _Run, batch: Any, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
     loss, parts = run.wrapped(batch, seed, progress)
     return loss, parts
 
@@ -321,7 +321,7 @@ def _average(run: _Run, step: int) -> None:
     run.ema.update(run.objective.model, step)
 
 
-def _save(run: _Run, step: int, stream: Iterator[Tensor]) -> None:
+def _save(run: _Run, step: int, stream: Iterator[Any]) -> None:
     mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
     everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
     if run.main:

@@ -42,7 +42,7 @@ class Objective(nn.Module, ABC):
         self.model = model
 
     @abstractmethod
-    def forward(self, batch: Tensor, seed: int, progress: float) -> ObjectiveLoss:
+    def forward(self, batch: Any, seed: int, progress: float) -> ObjectiveLoss:
         """The loss of a batch.
 
         Args:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from stepladder.errors import OutputError, TrainingError
 from stepladder.files import reason, write_atomically
 
-__all__ = ["Findings", "RecordFile", "RunningMeans", "StepRecord", "row_title", "write_text"]
+__all__ = ["Findings", "RecordFile", "RunningMeans", "StepRecord", "read_records", "row_title", "write_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +67,7 @@ class RecordFile:
     def __init__(self, path: Path, *, step: int) -> None:
         """Opens it at `step`, the one from which the run goes on."""
         self.path = path
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    break  # the kill came while this line was written
-                if record["step"] <= step:
-                    kept.append(record)
+        kept = [record for record in read_records(path) if record["step"] <= step]
         self.seconds_before = kept[-1]["seconds"] if kept else 0.0
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -91,6 +84,18 @@ class RecordFile:
             raise OutputError(
                 f"Cannot write {self.path}: {reason(error)}. Free space there, then continue with --resume."
             ) from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records in a file, as plain data; none where there is no file."""
+    records: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break  # a kill came while this line was written
+    return records
 
 
 def row_title(name: str) -> str:

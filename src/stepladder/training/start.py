@@ -8,6 +8,7 @@ import torch
 
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig
+from stepladder.encoders import FrozenEncoderConfig, same_encoder
 from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
 from stepladder.sampling.randomness import generator
@@ -15,6 +16,7 @@ from stepladder.tokenizer import Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.batches import image_batches
 from stepladder.training.config import TrainConfig
+from stepladder.training.frozen import start_frozen
 
 __all__ = ["make_tokenizer"]
 
@@ -38,19 +40,14 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
         torch.set_rng_state(generator(config.seed).get_state())
         tokenizer = Tokenizer(config.tokenizer)
     start = config.start
+    if isinstance(config.tokenizer.encoder, FrozenEncoderConfig):
+        start_frozen(tokenizer, config)
     if start.transfer_from is not None:
         _transfer(tokenizer, start.transfer_from)
     if start.principal_components:
         _start_from_principal_components(tokenizer, config)
     if start.encoder_from is not None:
-        other = Tokenizer.from_pretrained(start.encoder_from)
-        if _encoder_settings(other.config) != _encoder_settings(config.tokenizer):
-            raise ConfigError(
-                f"start.encoder_from: the encoder of '{start.encoder_from}' has another configuration than this run. "
-                "Copy its latent_channels, encoder and bottleneck settings to tokenizer."
-            )
-        tokenizer.encoder.load_state_dict(other.encoder.state_dict())
-        tokenizer.bottleneck.load_state_dict(other.bottleneck.state_dict())
+        _take_encoder(tokenizer, start.encoder_from)
     if start.decoder_from is not None:
         other = Tokenizer.from_pretrained(start.decoder_from)
         if _decoder_settings(other.config) != _decoder_settings(config.tokenizer):
@@ -60,6 +57,21 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
             )
         tokenizer.decoder.load_state_dict(other.decoder.state_dict())
     return tokenizer
+
+
+def _take_encoder(tokenizer: Tokenizer, name: str) -> None:
+    """Takes encoder and bottleneck of a model; of a frozen encoder, the statistics of its latents."""
+    other = Tokenizer.from_pretrained(name)
+    if _encoder_settings(other.config) != _encoder_settings(tokenizer.config) or not same_encoder(
+        other.config.encoder, tokenizer.config.encoder
+    ):
+        raise ConfigError(
+            f"start.encoder_from: the encoder of '{name}' has another configuration than this run. "
+            "Copy its latent_channels, encoder and bottleneck settings to tokenizer."
+        )
+    tokenizer.encoder.load_state_dict(other.encoder.state_dict())
+    tokenizer.bottleneck.load_state_dict(other.bottleneck.state_dict())
+    tokenizer.config = replace(tokenizer.config, encoder=other.config.encoder)
 
 
 def _transfer(tokenizer: Tokenizer, name: str) -> None:
@@ -78,7 +90,8 @@ def _transfer(tokenizer: Tokenizer, name: str) -> None:
 
 
 def _encoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
-    return config.latent_channels, config.encoder, config.bottleneck
+    encoder = None if isinstance(config.encoder, FrozenEncoderConfig) else config.encoder
+    return config.latent_channels, encoder, config.bottleneck
 
 
 def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:

@@ -12,13 +12,14 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from stepladder.data import evaluation_images, open_source
+from stepladder.data import CodedImages, evaluation_images, evaluation_pairs, open_pairs, open_source, stack_pairs
 from stepladder.errors import DataError
 from stepladder.images import grid, to_pil
 from stepladder.losses import draw_stages
@@ -27,7 +28,8 @@ from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import path
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
-from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.training.coding import coded
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.records import Findings, row_title
 
@@ -48,13 +50,20 @@ _CAPTION = 16
 class ImageValidation:
     """Grids and PSNR of validation images every `grid_every` steps, residuals then and every few hundred steps.
 
+    Args:
+        config: The run.
+        side: To which validation images are cut.
+        stride: Of latents that stand beside them in files.
+        stages: Whether the run evaluates stages, so that they add something.
+
     Raises:
         DataError: If no validation image can be read.
     """
 
-    def __init__(self, config: ImageRunConfig, *, side: int) -> None:
-        self._config = config
-        self._images = _validation_images(config, side) if config.data.validation and config.grid_every else None
+    def __init__(self, config: ImageRunConfig, *, side: int, stride: int, stages: bool = True) -> None:
+        self._config, self._stages = config, stages
+        wanted = config.data.validation and config.grid_every
+        self._images = _validation_images(config, side, stride) if wanted else None
 
     def due(self, step: int) -> bool:
         """At grids, and at the first record after every few hundred steps."""
@@ -62,15 +71,15 @@ class ImageValidation:
         records = step > 0 and step % config.log_every == 0 and step % _RESIDUALS_EVERY < config.log_every
         return self._draws(step) or step == config.steps or records
 
-    def __call__(self, model: nn.Module, batch: Tensor, step: int) -> tuple[Findings, Image.Image | None]:
+    def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
         """PSNR and grid where one is due, and residuals but before the first step, when there are none."""
         assert isinstance(model, Tokenizer)
         residuals, quality, picture = None, None, None
-        if step:
+        if step and self._stages:
             residuals = stage_residuals(model, batch[:_RESIDUAL_IMAGES], seed=self._config.seed)
             self._warn(residuals, step)
         if self._images is not None and self._draws(step):
-            images = self._images.to(batch.device)
+            images = [image.to(batch.device) for image in self._images]
             quality, picture = reconstruct(model, images, steps=sorted({1, model.steps_per_stage}))
         return Findings(psnr_db=quality, stage_residuals=residuals), picture
 
@@ -95,16 +104,17 @@ class ImageValidation:
 
 
 @torch.inference_mode()
-def stage_residuals(tokenizer: Tokenizer, images: Float[Tensor, "b 3 H W"], *, seed: int) -> list[float]:
+def stage_residuals(tokenizer: Tokenizer, batch: Float[Tensor, "b 3 H W"] | CodedImages, *, seed: int) -> list[float]:
     """Standard deviation of what the network adds at each stage, coarse first, on [-1, 1].
 
     Args:
         tokenizer: In evaluation mode.
-        images: Crops that it trains on, in [-1, 1].
+        batch: Crops that it trains on, in [-1, 1], with their latents where they are from files.
         seed: Of noise and times.
     """
     network, schedule = tokenizer.decoder.network, tokenizer.schedule
-    denoiser = network.bind(tokenizer.encode(images).latent)
+    images, code = coded(tokenizer, batch)
+    denoiser = network.bind(code.latent)
     previous: Denoised | None = None
     found = []
     draws = draw_stages(schedule, images, generator(seed, images.device))
@@ -119,18 +129,18 @@ def stage_residuals(tokenizer: Tokenizer, images: Float[Tensor, "b 3 H W"], *, s
 
 
 def reconstruct(
-    tokenizer: Tokenizer, images: Float[Tensor, "b 3 s s"], *, steps: Sequence[int]
+    tokenizer: Tokenizer, images: Sequence[Float[Tensor, "1 3 s s"] | CodedImages], *, steps: Sequence[int]
 ) -> tuple[dict[str, float], Image.Image]:
     """Mean PSNR in dB of images that are reconstructed one by one, and originals above reconstructions.
 
     Args:
         tokenizer: In evaluation mode.
-        images: In [-1, 1].
+        images: In [-1, 1], each a batch of its own, with their latents where they are from files.
         steps: Steps per stage to try; the picture has one row for each, below originals and initial estimates.
     """
     rows: dict[str, list[Tensor]] = {}
-    for seed, image in enumerate(torch.split(images, 1)):
-        code = tokenizer.encode(image)
+    for seed, item in enumerate(images):
+        image, code = (item, tokenizer.encode(item)) if isinstance(item, Tensor) else _from_files(tokenizer, item)
         rows.setdefault("original", []).append(image)
         with torch.inference_mode():
             padded = tokenizer.decoder.network.context(code.latent).initial
@@ -139,7 +149,7 @@ def reconstruct(
             rows.setdefault("initial", []).append(initial)
         for count in steps:
             rows.setdefault(str(count), []).append(tokenizer.decode(code, seeds=[seed], steps=count))
-    references = quantise(images)
+    references = quantise(torch.cat(rows["original"]))
     result = {
         name: psnr(quantise(torch.cat(row)), references).mean().item()
         for name, row in rows.items()
@@ -171,10 +181,20 @@ def _silenced(layers: Sequence[nn.Module]) -> Iterator[None]:
             handle.remove()
 
 
-def _validation_images(config: ImageRunConfig, side: int) -> Tensor:
+def _from_files(tokenizer: Tokenizer, pair: CodedImages) -> tuple[Tensor, Encoding]:
+    with torch.inference_mode():
+        images, code = coded(tokenizer, pair)
+    return images, Encoding(latent=code.latent, size=(images.shape[2], images.shape[3]))
+
+
+def _validation_images(config: ImageRunConfig, side: int, stride: int) -> list[Tensor] | list[CodedImages]:
     data = config.data
+    if data.latents:
+        source = open_pairs(data.validation)
+        pairs = evaluation_pairs(source, side=side, stride=stride, limit=data.validation_images)
+        return [stack_pairs([pair]) for pair in pairs]
     found = evaluation_images(open_source(data.validation), size=side, limit=data.validation_images)
-    images = [image for _, image in itertools.islice(found, data.validation_images)]
+    images = [image[None] for _, image in itertools.islice(found, data.validation_images)]
     if not images:
         raise DataError(f"No image can be read in data.validation {data.validation}. Pass other images, or none.")
-    return torch.stack(images)
+    return images

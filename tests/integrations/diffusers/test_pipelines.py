@@ -30,7 +30,7 @@ def pipe(request):
 def test_a_pipeline_runs_unchanged_and_decodes_its_latents_as_the_tokenizer_does(pipe):
     images = fakes.call(pipe)
     assert images.shape == (1, 3, fakes.SIDE, fakes.SIDE)
-    latent = unpacked(pipe, fakes.call(pipe, output_type="latent"))
+    latent = fakes.grid(fakes.call(pipe, output_type="latent"))
     assert latent.shape[1:] == pipe.vae.layout.shape((fakes.SIDE, fakes.SIDE))
     seeds = [0]
     if isinstance(pipe, diffusers.StableDiffusionPipeline):  # hands on its generator, which drew the latent before
@@ -40,15 +40,6 @@ def test_a_pipeline_runs_unchanged_and_decodes_its_latents_as_the_tokenizer_does
     expected = pipe.vae.tokenizer.decode(latent, seeds=seeds)
     assert torch.allclose(images, expected / 2 + 0.5, atol=1e-5)
     assert images.std() > 0.05, "the picture of nothing"
-
-
-def unpacked(pipe, latent):
-    """A latent as a pipeline returns it, as a grid."""
-    if latent.ndim == 4:
-        return latent
-    side = int(latent.shape[1] ** 0.5)
-    grid = latent.reshape(1, side, side, -1, 2, 2)  # (B, h/2, w/2, c, 2, 2), as FLUX packs them
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * side, 2 * side)
 
 
 def test_a_saved_pipeline_loads_again_and_makes_the_same_image(pipe, tmp_path):

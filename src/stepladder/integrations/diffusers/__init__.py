@@ -3,7 +3,7 @@
     import stepladder.integrations.diffusers as ladder
 
     pipe.vae = ladder.autoencoder("photo")                  # a name, a folder, a hub id, or a Tokenizer
-    pipe(prompt, callback_on_step_end=ladder.Previews(show))
+    pipe(prompt, callback_on_step_end=ladder.Previews(show=show))
 
 A pipeline that was saved with such an autoencoder loads again where this module was imported before: diffusers imports
 nothing because a file names it, and looks for `AutoencoderStepladder` and `ModelMixin` here. The names that need
@@ -14,11 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stepladder.errors import MissingDependencyError
+from stepladder.integrations.diffusers.previews import Previews
 
 if TYPE_CHECKING:
     from stepladder.integrations.diffusers.vae import AutoencoderStepladder, ModelMixin, autoencoder
 
-__all__ = ["AutoencoderStepladder", "ModelMixin", "autoencoder"]
+__all__ = ["AutoencoderStepladder", "ModelMixin", "Previews", "autoencoder"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,7 @@
 """A tokenizer as an autoencoder of diffusers: what its pipelines hold as `vae`.
 
-Pipelines scale the latents of their autoencoder to unit variance, and undo it before they decode. Latents of a
-tokenizer have unit scale already, so all factors are those that change nothing:
-
-    z' = scaling_factor (z - shift_factor)         scaling_factor = 1, shift_factor = 0         (Stable Diffusion, FLUX)
-    z' = (z - latents_mean) / latents_std          None: pipelines leave it out                 (SDXL)
-    z' = (z - running_mean) / sqrt(running_var + batch_norm_eps)    0, 1, 0, on 2 x 2 places    (FLUX.2)
+Pipelines scale latents by factors that they read from its configuration (`factors`). A tokenizer that decodes latents
+of a frozen encoder takes them raw, as the autoencoder does in whose place it stands; others take their own.
 
 The decoder draws noise. Where a pipeline hands on its generator, the noise comes from it; where it does not (SDXL, SD3,
 FLUX), each image starts from the default seed, so that an image decodes the same alone and in a batch.
@@ -28,12 +24,15 @@ from diffusers.models.autoencoders.vae import (
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from stepladder.configs import structure, unstructure
+from stepladder.encoders import FrozenEncoder
 from stepladder.errors import ConfigError
+from stepladder.integrations.diffusers.factors import Moments, config_like, factors, scale_of
 from stepladder.layouts import GridLayout
 from stepladder.nn.blocks import channels_last
+from stepladder.pipelines import decodable, foreign_latents
 from stepladder.tokenizer import Encoding, Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
 
@@ -77,7 +76,8 @@ class AutoencoderStepladder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type:
             raise ConfigError(f"Seed {seed} is outside [0, 2^63). Pass a whole number in that range.")
         self.tokenizer = Tokenizer(config)
         self.layout = config.layout
-        self.bn = _Moments(4 * self.layout.channels)
+        self.scale = scale_of(config)
+        self.bn = Moments(4 * self.layout.channels, self.scale)
         self.use_slicing = False
         self.tile = self.tokenizer.tile_side()
         self.use_tiling = self.tile > 0
@@ -85,26 +85,24 @@ class AutoencoderStepladder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type:
     @property
     def config(self) -> FrozenDict:
         """What was passed to the constructor, and what pipelines read, which follows from it."""
-        levels = self.layout.stride.bit_length()
-        widths = [self.layout.channels] * levels  # pipelines count them: f = 2 ** (len - 1)
+        widths = [self.layout.channels] * self.layout.stride.bit_length()  # pipelines count them: f = 2 ** (len - 1)
         facts = {
             "in_channels": 3,
             "out_channels": 3,
             "latent_channels": self.layout.channels,
             "block_out_channels": widths,
             "encoder_block_out_channels": widths,
-            "scaling_factor": 1.0,
-            "shift_factor": 0.0,
-            "latents_mean": None,
-            "latents_std": None,
-            "batch_norm_eps": 0.0,
             "force_upcast": False,
         }
-        return FrozenDict({**self._internal_dict, **facts})
+        return FrozenDict({**self._internal_dict, **facts, **factors(self.scale)})
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
     def encode(self, x: Float[Tensor, "b 3 H W"], return_dict: bool = True) -> EncoderOutput | tuple[Any]:
-        """Encodes images in [-1, 1] to a distribution of latents of unit scale."""
+        """Encodes images in [-1, 1] to a distribution of latents, as `decode` takes them.
+
+        Raises:
+            CheckpointError: If the encoder is frozen, and not where the model says.
+        """
         slices = x.split(1) if self.use_slicing else (x,)
         found = _distribution(self.tokenizer, [self.tokenizer.encode(each, tile=self._tile()) for each in slices])
         return EncoderOutput(latent_dist=found) if return_dict else (found,)
@@ -132,7 +130,7 @@ class AutoencoderStepladder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type:
         size = 1 if self.use_slicing else max(1, z.shape[0])
         images = [
             self.tokenizer.decode(part, seeds=seeds[i * size :][:size], steps=self.config.steps, tile=self._tile())
-            for i, part in enumerate(z.split(size))
+            for i, part in enumerate(decodable(self.tokenizer, z).split(size))
         ]
         image = torch.cat(images).to(z.dtype)
         return DecoderOutput(sample=image) if return_dict else (image,)
@@ -195,30 +193,26 @@ AutoencoderStepladder.__module__ = "stepladder.integrations.diffusers"
 # What a saved pipeline names, where the class is looked for beside `ModelMixin`.
 
 
-class _Moments(nn.Module):
-    """The batch norm of FLUX.2's autoencoder, as far as its pipelines look at it. It follows from the configuration."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("running_mean", torch.zeros(channels, device="cpu"), persistent=False)
-        self.register_buffer("running_var", torch.ones(channels, device="cpu"), persistent=False)
-
-
-def autoencoder(model: str | Path | Tokenizer, *, seed: int = 0, steps: int | None = None) -> AutoencoderStepladder:
+def autoencoder(
+    model: str | Path | Tokenizer, *, like: Any = None, seed: int = 0, steps: int | None = None
+) -> AutoencoderStepladder:
     """A tokenizer as the autoencoder of a pipeline.
 
     Args:
         model: A tokenizer, which is shared and not copied, or an embedded name, a folder or a hub id.
+        like: The autoencoder that the pipeline came with, from which the factors are read: for a model that decodes its
+            latents and does not know them.
         seed: From which each image starts where a pipeline passes no generator.
         steps: Steps per stage; the tokenizer's own by default.
 
     Raises:
         CheckpointError: If there is no such model, or it is damaged.
-        ConfigError: If its latents are no grid, or the seed is out of range.
+        ConfigError: If its latents are no grid or not those of `like`, or the seed is out of range.
     """
     tokenizer = model if isinstance(model, Tokenizer) else Tokenizer.from_pretrained(model)
+    config = tokenizer.config if like is None else config_like(tokenizer, like)
     with torch.device("meta"):
-        found = AutoencoderStepladder(tokenizer_config=unstructure(tokenizer.config), seed=seed, steps=steps)
+        found = AutoencoderStepladder(tokenizer_config=unstructure(config), seed=seed, steps=steps)
     found.tokenizer = tokenizer
     return found
 
@@ -226,8 +220,10 @@ def autoencoder(model: str | Path | Tokenizer, *, seed: int = 0, steps: int | No
 def _distribution(
     tokenizer: Tokenizer, encodings: Sequence[Encoding]
 ) -> DiagonalGaussianDistribution | IdentityDistribution:
-    """That of the latents at unit scale, or of the one that there is."""
+    """That of the latents, or the one that there is."""
     latent = torch.cat([encoding.latent for encoding in encodings])
+    if isinstance(tokenizer.encoder, FrozenEncoder):
+        return IdentityDistribution(foreign_latents(tokenizer, latent))
     posteriors = [encoding.posterior for encoding in encodings if encoding.posterior is not None]
     if not posteriors:
         return IdentityDistribution(latent)

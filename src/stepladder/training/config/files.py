@@ -102,5 +102,13 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         known = merged.get(key)
-        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+        if isinstance(known, dict) and isinstance(value, Mapping) and _of_one_kind(known, value):
+            merged[key] = _merge(known, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _of_one_kind(known: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    """Whether changes keep the kind of a part; one of another kind has keys of its own."""
+    return bool(changes.get("kind", known.get("kind")) == known.get("kind"))

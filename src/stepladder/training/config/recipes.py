@@ -53,8 +53,9 @@ class StartConfig:
 class LossConfig:
     """Weights of the loss."""
 
-    target: FlowTarget = "clean"
-    """What the flow loss compares: the clean estimate, the same weighted by noise level, or the velocity."""
+    target: Literal[FlowTarget, "initial"] = "clean"
+    """What is compared: the clean estimate of each stage ('clean'), the same weighted by noise level ('balanced'), the
+    velocity ('velocity'), or, to begin with, the decoder's initial estimate alone ('initial'), without any stage."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the clean estimate at the last stage; 0 runs no feature network."""
     initial_weight: float = 0.25
@@ -158,5 +159,7 @@ class DistillConfig(ImageRunConfig):
 
     teacher: str
     """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
+    encoder: str | None = None
+    """Where the frozen encoder of a teacher is that holds a decoder alone; by default where the teacher says."""
     recipe: RegressConfig | AdversarialConfig = field(default_factory=RegressConfig)
     """How it teaches."""

@@ -92,6 +92,9 @@ class DataConfig:
 
     train: list[str] = field(default_factory=list)
     """Folders, `.tar` shards, Parquet files (globs allowed) or one hub id; URLs of shards, with `stream`."""
+    latents: bool = False
+    """Whether these files hold a latent beside each image, as `stepladder cache` writes them: then nothing is encoded.
+    Crops are windows of whole latent cells, neither resized nor mirrored."""
     validation: list[str] = field(default_factory=list)
     """Images of the grids and of the PSNR in the records; empty for none."""
     validation_images: int = 8
@@ -110,6 +113,11 @@ class DataConfig:
         check_at_least(self, 1, "validation_images", where="data")
         if self.validation_size is not None:
             check_at_least(self, 1, "validation_size", where="data")
+        if self.stream is not None and self.latents:
+            raise ConfigError(
+                "data.latents is true, and data.stream is set. Cached latents are read at random, from a local disk. "
+                "Leave one of them out."
+            )
         remote = next((entry for entry in self.train if is_remote(entry)), None)
         if remote is not None and self.stream is None:
             raise ConfigError(

@@ -1,0 +1,112 @@
+"""Encoders of the autoencoders of diffusers: whatever has `encode` and `config`, and takes images (B, 3, H, W).
+
+Raw latents are what `decode` of the autoencoder takes. Pipelines work on scaled ones; how they scale is read from the
+autoencoder (`PipelineScale`):
+
+    AutoencoderKL and others     scaling_factor, shift_factor, latents_mean and latents_std of its config
+    AutoencoderKLFlux2           cells of 2 x 2 as channels, then its batch norm without affine part
+
+Weights are read from safetensors files alone, and the class is one of diffusers itself: no file brings code.
+"""
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepladder.encoders.scale import PipelineScale
+from stepladder.errors import CheckpointError, MissingDependencyError
+from stepladder.sampling.randomness import generators, normal
+
+if TYPE_CHECKING:
+    from stepladder.encoders.frozen import DiffusersEncoderConfig
+
+__all__ = ["open_diffusers", "pipeline_scale_of"]
+
+
+class _DiffusersEncoder:
+    """An autoencoder as a function from images to raw latents; it follows the device of the images."""
+
+    def __init__(self, model: Any, posterior: str) -> None:
+        self._model = model
+        self._sample = posterior == "sample"
+        self.pipeline_scale: PipelineScale | None = pipeline_scale_of(model)
+
+    def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        if self._model.device != images.device:
+            self._model.to(images.device)
+        found = self._model.encode(images)
+        distribution = getattr(found, "latent_dist", None)
+        if distribution is None:
+            latent: Tensor = found.latent if hasattr(found, "latent") else found.latents
+            return latent
+        mean: Tensor = distribution.mode()
+        if not self._sample:
+            return mean
+        noise = torch.cat([normal((1, *mean.shape[1:]), draw) for draw in generators(_seeds(images), "cpu")])
+        return mean + distribution.std * noise.to(mean)
+
+
+def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _DiffusersEncoder:
+    """Loads the autoencoder of a configuration; its decoder is thrown away.
+
+    Args:
+        config: Says where it is.
+        known_as: What the model calls its encoder, for messages.
+
+    Raises:
+        CheckpointError: If it is not there, cannot be loaded, or is no autoencoder of images.
+        MissingDependencyError: If diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoModel
+    except (ImportError, RuntimeError) as error:  # it imports its parts late, and then raises the latter
+        raise MissingDependencyError(
+            f"Encoder {config.source} needs the package diffusers, which cannot be imported ({_first_line(error)}). It "
+            "comes with the extra 'diffusers'. Run pip install 'stepladder[diffusers]'."
+        ) from error
+    local = Path(config.source).expanduser()
+    source = str(local) if local.is_dir() else config.source
+    try:
+        options = {"subfolder": config.subfolder, "revision": config.revision, "use_safetensors": True}
+        model = AutoModel.from_pretrained(source, **{key: value for key, value in options.items() if value is not None})
+    except Exception as error:  # the hub client, diffusers and a damaged folder raise many kinds
+        raise CheckpointError(
+            f"Encoder '{config.source}' cannot be loaded by diffusers: {_first_line(error)}. The latents of this model "
+            f"are those of '{known_as}'. Pass its folder or hub id with --encoder PATH."
+        ) from error
+    if not hasattr(model, "encode"):
+        raise CheckpointError(
+            f"'{config.source}' holds a {type(model).__name__}, which encodes nothing. Accepted: autoencoders of "
+            "images. Name the folder of one, or set tokenizer.encoder.subfolder, often to 'vae'."
+        )
+    model.decoder = None
+    return _DiffusersEncoder(model.eval().requires_grad_(False).float(), config.posterior)
+
+
+def pipeline_scale_of(model: Any) -> PipelineScale:
+    """What pipelines of diffusers do before an autoencoder decodes."""
+    norm = getattr(model, "bn", None)
+    if norm is not None:
+        deviation = torch.sqrt(norm.running_var + model.config.batch_norm_eps)
+        return PipelineScale(
+            offset=norm.running_mean.tolist(), factor=deviation.tolist(), packing=model.config.patch_size[0]
+        )
+    config = model.config
+    factor = 1 / (config.get("scaling_factor") or 1.0)
+    mean, deviation = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and deviation is not None:
+        return PipelineScale(offset=list(mean), factor=[value * factor for value in deviation])
+    return PipelineScale(offset=[config.get("shift_factor") or 0.0], factor=[factor])
+
+
+def _seeds(images: Tensor) -> list[int]:
+    """One for each image, of its values: alone or in a batch, the same latent."""
+    return [zlib.crc32(image.cpu().numpy().tobytes()) for image in images]
+
+
+def _first_line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200].rstrip(".")

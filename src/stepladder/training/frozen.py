@@ -1,0 +1,87 @@
+"""What a run on a frozen encoder starts from: the statistics of its latents, and its fingerprint."""
+
+import itertools
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stepladder.bottlenecks import PlainBottleneck
+from stepladder.data import open_pairs, open_source, training_loader
+from stepladder.encoders import FrozenEncoder
+from stepladder.encoders.fingerprint import TOLERANCE, distance
+from stepladder.encoders.frozen import kept
+from stepladder.errors import ConfigError
+from stepladder.tokenizer import Tokenizer
+from stepladder.training.coding import raw_latents
+from stepladder.training.config import DataConfig, TrainConfig
+
+__all__ = ["start_frozen"]
+
+_BATCH, _BATCHES = 8, 32
+
+
+def start_frozen(tokenizer: Tokenizer, config: TrainConfig) -> None:
+    """Measures mean and deviation of each channel of the raw latents, unless a model brings them, and the fingerprint.
+
+    Raises:
+        ConfigError: If the bottleneck is not plain, or the files hold latents of another encoder.
+        CheckpointError: If the encoder is needed, and is not there.
+    """
+    encoder = tokenizer.encoder
+    assert isinstance(encoder, FrozenEncoder)
+    if not isinstance(tokenizer.bottleneck, PlainBottleneck):
+        raise ConfigError(
+            f"Bottleneck '{tokenizer.config.bottleneck.kind}' does not fit a frozen encoder, whose latents are what "
+            "they are. Accepted: 'plain'. Set tokenizer.bottleneck.kind to it."
+        )
+    fingerprint = _fingerprint(encoder, config.data)
+    named = kept(encoder, fingerprint)
+    encoder.config = replace(encoder.config, fingerprint=fingerprint)
+    tokenizer.config = replace(tokenizer.config, encoder=named)
+    if config.start.encoder_from is None:
+        _measure_scale(tokenizer, config)
+
+
+def _fingerprint(encoder: FrozenEncoder, data: DataConfig) -> list[float] | None:
+    """Of the encoder, or of what made the files; None where neither is known."""
+    expected = encoder.config.fingerprint
+    if not data.latents:
+        return encoder.measure_fingerprint()
+    found = open_pairs(data.train).fingerprint
+    if expected is not None and found is not None and not (off := distance(found, expected)) <= TOLERANCE:
+        raise ConfigError(
+            f"data.train holds latents of another encoder than '{encoder.config.source}': that of the test image "
+            f"differs by {off:.0%}. Accepted: up to {TOLERANCE:.0%}. Name files that this encoder made."
+        )
+    return expected if found is None else found
+
+
+def _measure_scale(tokenizer: Tokenizer, config: TrainConfig) -> None:
+    """Sets the scale of the bottleneck to the statistics of raw latents of the first crops of the run."""
+    data, stride = config.data, tokenizer.layout.side_multiple
+    source = open_pairs(data.train) if data.latents else open_source(data.train)
+    batches = training_loader(source, crop=data.crop, batch_size=_batch_size(data), seed=config.seed, stride=stride)
+    raw = [_by_channel(raw_latents(tokenizer, batch)) for batch in itertools.islice(batches, _BATCHES)]
+    values = torch.cat(raw, dim=1)  # (c, n)
+    channels = tokenizer.config.latent_channels
+    if values.shape[0] != channels:
+        raise ConfigError(
+            f"Latents in data.train have {values.shape[0]} channels. tokenizer.latent_channels is {channels}. Set it "
+            "to the number of the latents."
+        )
+    scale = tokenizer.bottleneck.scale
+    with torch.no_grad():
+        scale.mean.copy_(values.mean(1))
+        scale.variance.copy_(values.var(1, unbiased=False))
+    scale.trust()
+
+
+def _batch_size(data: DataConfig) -> int:
+    """The least number of whole photographs that is large enough."""
+    crops = data.crop.crops_per_image
+    return -(-_BATCH // crops) * crops
+
+
+def _by_channel(raw: Tensor) -> Tensor:
+    return raw.double().transpose(0, 1).flatten(1)
