@@ -30,7 +30,7 @@ config, folder = map(Path, sys.argv[1:3])
 for word in sys.argv[3:]:  # the name of a run, and the step at which it stops
     name, _, last = word.partition(":")
     run = folder / name
-    train(load_config(config, presets={}), run, stop_after=int(last), resume=run.exists())
+    train(load_config(config, presets={}), run, stop_after=int(last), resume=True)
 torch.distributed.destroy_process_group()
 """
 
