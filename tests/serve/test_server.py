@@ -81,6 +81,14 @@ def test_a_tensor_of_half_precision_goes_both_ways(decode, tokenizer, latent, dt
     assert (found.float() - image_of(tokenizer, latent)).abs().mean() < 0.02
 
 
+def test_a_model_in_half_precision_decodes_for_anybody(latent):
+    half = fakes.tokenizer(16, 8).to(torch.bfloat16)
+    with running(half, ServeConfig(name="tiny")) as address:
+        found = remote_decode(f"{address}/decode", latent, do_scaling=False, output_type="pt", return_type="pt")
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, image_of(half, latent).float(), atol=1e-2)
+
+
 def test_several_images_go_in_one_request_and_each_is_as_if_alone(decode, tokenizer):
     latents = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(1))
     found = decode(tensor=latents, output_type="pt", return_type="pt")
