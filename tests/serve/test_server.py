@@ -325,6 +325,15 @@ def test_an_image_that_cannot_be_decoded_fails_alone(tokenizer, monkeypatch):
         assert good.size == (16, 16)
 
 
+def test_what_goes_wrong_afterwards_is_a_sentence_too(tokenizer, monkeypatch, caplog):
+    monkeypatch.setattr(tokenizer, "decode", lambda z, **words: torch.full((len(z), 3, 16, 16), float("nan")))
+    with running(tokenizer, ServeConfig(name="tiny")) as address:
+        status, said = post(address, GOOD, **SHAPE)
+    assert status == 500
+    assert said.startswith("The request failed: The image holds NaN. Pixels are numbers in [-1, 1].")
+    assert "Traceback" in caplog.text
+
+
 def test_a_hundred_requests_eight_at_a_time_with_hostile_ones_between_lose_nothing(tokenizer):
     drawn = torch.Generator().manual_seed(5)
     latents = [torch.randn(1, 16, 2 + i % 2, 2, generator=drawn) for i in range(100)]
