@@ -32,6 +32,7 @@ from stepladder.bulk.store import JOB_FOLDER, Store
 from stepladder.data.pieces import Piece, plan_pieces
 from stepladder.images import centre_crop_resize, load_image, to_tensor
 from stepladder.measure.profiling import count_flops
+from stepladder.memory import keep_freed_memory
 from stepladder.tokenizer import Tokenizer
 
 SHARDS = 10_000
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", help="a tar shard of photographs")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the workers do
     record = {
         "commit": commit(),
         "hardware": hardware("cpu"),
