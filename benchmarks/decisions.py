@@ -5,7 +5,7 @@
 decodes each image with several seeds; prints, for each model and stage, the standard deviation over seeds of the image
 of the stage (`spread`) and of what the stage adds to the one before (`decided`), on [-1, 1], as JSON. The picture has a
 row for each model: the first original, its reconstruction with one seed, and for each stage where its images differ,
-ten times as strong. `benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N` records it.
+five times as strong. `benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N` records it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from stepladder.measure.decisions import decisions, mean_decisions, spread_maps
 from stepladder.models import ModelSpec, parse_model_spec
 from stepladder.tokenizer import Tokenizer
 
-STRENGTH = 10.0
+STRENGTH = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

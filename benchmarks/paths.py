@@ -6,7 +6,8 @@
 All paths decode the latents of the same images with the same seeds, one image at a time, and take turns: all decode
 once before any decodes again. Reported are medians, and what each path loses of PSNR against float32 in torch on the
 images, at the first size. Exports are folders that `stepladder export` wrote; one of OpenVINO is measured in float32,
-and in bfloat16 where the processor has it. `benchmarks/record.py NAME --command paths` records it.
+and in bfloat16 where the processor has it. Compiled networks and other decoders are measured at the first size
+alone. `benchmarks/record.py NAME --command paths` records it.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="photo", help="name or folder (default: photo)")
     parser.add_argument("--export", type=Path, action="append", default=[], metavar="DIR", help="may be repeated")
     parser.add_argument("--against", action="append", default=[], metavar="NAME", help="kl, tiny; may be repeated")
-    parser.add_argument("--compile", action="store_true", help="also compiled, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="also compiled, at the first size")
     parser.add_argument("--size", type=int, action="append", help="side of the images (default: 256)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -79,7 +80,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     sizes = options.size or [256]
     rows: list[dict[str, Any]] = []
     for size in sizes:
-        paths = [*of_tokenizer(tokenizer, compiled=options.compile), *of_exports(options), *of_others(options, size)]
+        paths = [
+            *of_tokenizer(tokenizer, compiled=options.compile and size == sizes[0]),
+            *of_exports(options),
+            *(of_others(options, size) if size == sizes[0] else ()),
+        ]
         originals = [to_tensor(centre_crop_resize(load_image(file), size))[None] for file in files]
         latents = [tokenizer.encode(image).latent for image in originals]
         for path in paths:

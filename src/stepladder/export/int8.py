@@ -3,13 +3,17 @@
     calibrate    graphs of the float32 export run on images; what each of them got is what NNCF sees
     check        on other images: PSNR of float32 less PSNR of int8, in one graph and stage by stage
 
-The encoder stays as it is, so that latents do.
+The encoder stays as it is, so that latents do. So do what reads the latent once, and convolutions of few channels,
+which work on pixels: both cost little, and 8 bits show there (0.84 dB of `photo`, 0.04 dB with them in float32).
 
 Reference: Neural Network Compression Framework (Kozlov et al., 2020), https://arxiv.org/abs/2002.08679
 """
 
+import contextlib
+import hashlib
+import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,6 +30,8 @@ __all__ = ["MAX_LOSS_DB", "calibration_images", "quantise"]
 
 MAX_LOSS_DB = 0.3
 """PSNR that int8 may lose."""
+_FEW_CHANNELS = 32
+"""Convolutions of no more stay in float32."""
 _SIDE = 256
 _MOST, _FEWEST = 64, 4
 """Images that are used, half of them to calibrate and half to check."""
@@ -73,8 +79,9 @@ def quantise(folder: Path, manifest: Manifest, images: Sequence[Array]) -> tuple
     _decode_all(model, latents[::2])
     assert len(calibrating) == len(latents[::2])
     files = dict(manifest.graphs)
-    for name in (name for name in files if name not in ("encoder", "lookup")):
-        files[name] = _quantise_one(nncf, folder, files[name], model.seen[name])
+    once = {_digest(weight) for _, weight in _convolutions(folder / files["context"].file)}
+    for name in (name for name in files if name == "decoder" or name.startswith("stage")):
+        files[name] = _quantise_one(nncf, folder, files[name], model.seen[name], once)
     after = _quality(_Watched(folder, manifest), latents[1::2], checking)
     loss = max(ours - theirs for ours, theirs in zip(before, after, strict=True))
     if not loss <= MAX_LOSS_DB:
@@ -134,12 +141,40 @@ def _psnr(image: Array, original: Array) -> float:
     return float(-10 * np.log10(np.mean((image[..., :height, :width] - original) ** 2) / 4))
 
 
-def _quantise_one(nncf: Any, folder: Path, graph: GraphFile, seen: list[dict[str, Array]]) -> GraphFile:
+def _convolutions(source: Any) -> Iterator[tuple[str, Array]]:
+    """Names and weights of the convolutions of a graph, or of the file of one."""
+    import openvino
+
+    model = openvino.Core().read_model(source) if isinstance(source, Path) else source
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Convolution":
+            weight = node.input_value(1).get_node()
+            while weight.get_type_name() != "Constant":
+                weight = weight.input_value(0).get_node()
+            yield node.get_friendly_name(), np.array(weight.data)
+
+
+def _digest(weight: Array) -> bytes:
+    return hashlib.sha256(weight.tobytes()).digest()
+
+
+def _quantise_one(
+    nncf: Any, folder: Path, graph: GraphFile, seen: list[dict[str, Array]], once: set[bytes]
+) -> GraphFile:
+    """Quantises a graph but for its convolutions of few channels, and those whose weights are among `once`."""
     import openvino
 
     file = folder / graph.file
     source = openvino.Core().read_model(file)
-    quantised = nncf.quantize(source, nncf.Dataset(seen), subset_size=len(seen))
+    kept = [name for name, weight in _convolutions(source) if len(weight) <= _FEW_CHANNELS or _digest(weight) in once]
+    with contextlib.redirect_stdout(io.StringIO()):  # results alone are printed there; NNCF draws bars
+        quantised = nncf.quantize(
+            source,
+            nncf.Dataset(seen),
+            subset_size=len(seen),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=kept),
+        )
     place = file.with_stem(f"{file.stem}-int8")
     openvino.save_model(quantised, place, compress_to_fp16=False)
     del source
