@@ -50,6 +50,7 @@ check: docs  ## Lint, formatting, types, import layers, generated tables and pag
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python benchmarks/plots.py --check
+	$(BIN)/python benchmarks/bulk_scale.py --check
 	$(BIN)/python docs/generated.py --check
 	$(BIN)/python docs/figures.py --check
 
@@ -64,6 +65,7 @@ format: $(READY)  ## Format the code and mend what the linter can
 tables: $(READY)  ## Write the tables and plots of README.md and docs/ from benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/plots.py
+	$(BIN)/python benchmarks/bulk_scale.py
 
 pages: $(READY)  ## Write what docs/ takes from programs: the help of the commands, the toy, the pictures of the concepts
 	$(BIN)/python docs/generated.py

@@ -29,7 +29,9 @@ PROGRAM = [sys.executable, "-c", "from stepladder.cli import main\nif __name__ =
 BARE = """
 import json, sys, time
 import torch
+from stepladder.memory import keep_freed_memory
 from stepladder.tokenizer import Tokenizer
+keep_freed_memory()  # as the workers do
 torch.set_num_threads(1)
 tokenizer = Tokenizer.from_pretrained(sys.argv[1])
 images = torch.rand(16, 3, int(sys.argv[2]), int(sys.argv[2])) * 2 - 1

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py IMAGES MODEL@N [MODEL@N ...] [--limit 16]
 
-Images are cut to the central square, of 256 x 256 or of the one size that a model takes; the networks of encoder and
+Images are cut to the central square, of 256 x 256 or of the one size that a model takes; networks of encoder and
 decoder both compute in the precision. `benchmarks/record.py NAME --command precision` records it.
 """
 

@@ -3,14 +3,16 @@
     python benchmarks/record.py NAME --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--size 256] [--limit N] [--seed 0]
     python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
+    python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
     python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
     python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
-    python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
+    python benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--seeds N]
+    python benchmarks/record.py NAME --command peer --data-name TEXT -- DATA DECODER.onnx ENCODER MODEL@N [MODEL@N ...]
 
-runs `stepladder evaluate`, `stepladder benchmark` or a script beside this one with these arguments in this environment,
+runs `stepladder evaluate`, `stepladder benchmark` or a script of this folder with these arguments in this environment,
 here and now, and writes `benchmarks/results/NAME.json`: the report with the hardware, the commit, the seed and the
-command. DATA is a path of this machine, so the record names the data by `--data-name` instead. A tree with uncommitted
-changes of the code is recorded as COMMIT-dirty.
+command. DATA is a path of this machine, so the record names the data by `--data-name` instead, and of other absolute
+paths it keeps the last part. A tree with uncommitted changes of the code is recorded as COMMIT-dirty.
 
 The first model is what the table compares speeds with.
 """
@@ -32,20 +34,24 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SCRIPTS = {
     "ladder-cost": "benchmarks/ladder_cost.py",
+    "decisions": "benchmarks/decisions.py",
     "paths": "benchmarks/paths.py",
+    "peer": "benchmarks/peer.py",
     "precision": "benchmarks/precision.py",
     "samplers": "benchmarks/samplers.py",
 }
 """Measurements that are no command of the package."""
-WITH_DATA = ("evaluate", "paths", "precision", "samplers")
+WITH_DATA = ("evaluate", "decisions", "paths", "peer", "precision", "samplers")
 """Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
     "benchmark": "name at least one model after '--', as for `stepladder benchmark`",
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
+    "decisions": f"name the data and at least one model after '--', as for {SCRIPTS['decisions']}",
+    "peer": f"name the data, a decoder, an encoder and a model after '--', as for {SCRIPTS['peer']}",
+    "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
     "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
     "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",
-    "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -70,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(words) < {"benchmark": 1, "ladder-cost": 0, "paths": 1}.get(options.command, 2):
         parser.error(f"{COMMANDS[options.command]}.")
     if (options.data_name is not None) != (options.command in WITH_DATA):
-        named = f"{', '.join(WITH_DATA[:-1])} and {WITH_DATA[-1]}"
-        parser.error(f"--data-name belongs to --command {named}, which need it. Pass both or neither.")
+        parser.error(f"--data-name belongs to --command {', '.join(WITH_DATA)}, which need it. Pass both or neither.")
     done = subprocess.run(program(options.command, words), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         return done.returncode
@@ -91,7 +96,8 @@ def program(command: str, words: Sequence[str]) -> list[str]:
 
 def wrap(report: Mapping[str, Any], command: str, words: Sequence[str], *, data_name: str | None) -> dict[str, Any]:
     """The record of a report: where it was measured, on which commit, and by which command."""
-    named = words if data_name is None else [data_name, *words[1:]]
+    shortened = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    named = shortened if data_name is None else [data_name, *shortened[1:]]
     shown = ["python", SCRIPTS[command], *named] if command in SCRIPTS else ["stepladder", command, *named, "--json"]
     notes = {key: note.replace(str(Path.home()), "~") for key, note in report.get("notes", {}).items()}
     changes = ({} if data_name is None else {"data": data_name}) | ({"notes": notes} if notes else {})

@@ -135,6 +135,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
         ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),  # of old records
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
+        ("over the initial estimate, dB (each stage)", "stage_gains", _gains),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
@@ -162,6 +163,8 @@ def _speed_columns(rows: Sequence[Row]) -> list[Column]:
 def _columns(report: Mapping[str, Any]) -> list[Column]:
     """Of the kind of report that it is."""
     rows: Sequence[Row] = report["rows"]
+    if "seeds" in report:
+        return _decision_columns()
     if "path" in rows[0]:
         return _path_columns(rows)
     if "psnr_db_bfloat16" in rows[0]:
@@ -195,6 +198,17 @@ def _signed(key: str) -> Cell:
     return lambda row: "-" if row.get(key) is None else f"{row[key]:+.3f}"
 
 
+def _decision_columns() -> list[Column]:
+    """Of what stages decide."""
+    return [
+        ("model", "model", _code),
+        ("stage", "stage", _number("stage", 0)),
+        ("downscale", "downscale", _number("downscale", 0)),
+        ("spread over seeds", "spread", _number("spread", 4)),
+        ("decided by the stage", "decided", _number("decided", 4)),
+    ]
+
+
 def _caption(record: Mapping[str, Any]) -> str:
     """What was measured on what, how, by which command."""
     report = record["report"]
@@ -202,6 +216,9 @@ def _caption(record: Mapping[str, Any]) -> str:
     origin = f"commit {record['commit']}; `{record['command']}`"
     if "psnr_db_bfloat16" in report["rows"][0]:
         return f"{report['images']} images of {report['data']}, seed {record['seed']}; {place}; {origin}"
+    if "seeds" in report:
+        images = f"{report['images']} images of {report['data']} at {report['size']} x {report['size']}"
+        return f"Standard deviations on [-1, 1]; {images}, {report['seeds']} seeds; {place}; {origin}"
     if "data" in report and "path" not in report["rows"][0]:
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in report["rows"]}))
         cut = f", {report['crops']} crops of each," if report.get("crops", 1) > 1 else ""
@@ -228,6 +245,15 @@ def _missing(columns: Sequence[Column], kept: Sequence[tuple[str, Cell]], notes:
 
 def _number(key: str, digits: int) -> Cell:
     return lambda row: "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _gains(row: Row) -> str:
+    """What the decode adds to the initial estimate, and in brackets what each stage adds to what it is handed."""
+    gains = row.get("stage_gains")
+    if not gains:
+        return "-"
+    stages = ", ".join(f"{gain['over_before_db']:+.2f}" for gain in gains)
+    return f"{gains[-1]['over_initial_db']:+.2f} ({stages})"
 
 
 def _sampler(row: Row) -> str:

@@ -78,11 +78,13 @@ def save(browser: webdriver.Chrome, name: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str) -> Iterator[str]:
-    """The link of a page that `stepladder demo` serves in another process, with these arguments."""
+def serving(*arguments: str, **environment: str) -> Iterator[str]:
+    """The link of a page that `stepladder demo` serves in another process, with these arguments and variables."""
     source = str(Path(stepladder.__file__).parents[1])
     command = [sys.executable, "-c", "from stepladder.cli import main; main()", "demo", *arguments]
-    server = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": source}, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": source} | environment, stdout=subprocess.PIPE, text=True
+    )
     assert server.stdout is not None
     try:
         link = server.stdout.readline().strip()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import hub_mixin
 
 from stepladder import models as module
 from stepladder import presets
@@ -250,20 +249,6 @@ def test_every_embedded_model_loads_under_its_name():
         assert Tokenizer.from_pretrained(name).config.description
 
 
-def test_a_hub_id_is_fetched_into_a_folder(monkeypatch, saved, tokenizer):
-    asked = []
-
-    def snapshot_download(name, **options):
-        asked.append((name, options))
-        return str(saved)
-
-    monkeypatch.setattr(module, "snapshot_download", snapshot_download)
-    loaded = Tokenizer.from_pretrained("someone/tokenizer", revision="v2")
-    assert loaded.fingerprint() == tokenizer.fingerprint()
-    files = ["config.json", "model.safetensors"]
-    assert asked == [("someone/tokenizer", {"revision": "v2", "allow_patterns": files})]
-
-
 def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
     def snapshot_download(name, **options):
         raise OSError("no\nnetwork")
@@ -273,25 +258,6 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
         CheckpointError, match=r"'a/b' is no folder here and cannot be fetched from the hub: no network\."
     ):
         find_model("a/b")
-
-
-def test_pushing_to_the_hub_uploads_what_loads_again(monkeypatch, tokenizer):
-    pushed = {}
-
-    class Hub:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, repo_id, **options):
-            return type("Repository", (), {"repo_id": repo_id})
-
-        def upload_folder(self, *, repo_id, folder_path, **options):
-            pushed[repo_id] = Tokenizer.from_pretrained(folder_path)
-            return "address"
-
-    monkeypatch.setattr(hub_mixin, "HfApi", Hub)
-    assert tokenizer.push_to_hub("someone/tokenizer") == "address"
-    assert pushed["someone/tokenizer"].fingerprint() == tokenizer.fingerprint()
 
 
 def test_the_schedule_follows_from_the_ladder(tokenizer):

@@ -7,19 +7,19 @@ strict: every weight is expected and every expected weight is there.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepladder.errors import CheckpointError, OutputError
 from stepladder.files import parse_json, write_atomically
 
-__all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "read_checkpoint", "weights_digest", "write_checkpoint"]
 
 FORMAT_VERSION = 1
 """Rises with every change that older code could not read."""
@@ -80,6 +80,19 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name, value in floats.items():
         _check_weight(name, value, weights_file)
     return description["tokenizer"], floats
+
+
+def weights_digest(names: Sequence[str], modules: Sequence[nn.Module]) -> str:
+    """Short hash of names and of weights, rounded to half precision."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode())
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            stored = value.detach().to("cpu", torch.float16) + 0  # -0 becomes 0, as it does in averages
+            digest.update(stored.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _check_weight(name: str, value: Tensor, file: Path) -> None:

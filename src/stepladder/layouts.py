@@ -11,7 +11,8 @@ Reference of the second kind: An Image is Worth 32 Tokens (Yu et al., 2024), htt
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,16 @@ from stepladder.errors import ConfigError, ImageError
 from stepladder.images import pad_to_multiple
 from stepladder.nn.rotary import token_grid
 
-__all__ = ["GridLayout", "Layout", "TokenLayout", "check_finite", "check_side", "token_cell"]
+__all__ = [
+    "GridLayout",
+    "Layout",
+    "TokenLayout",
+    "check_finite",
+    "check_indices",
+    "check_ladder",
+    "check_side",
+    "token_cell",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +175,44 @@ def check_side(layout: Layout, side: int, model: str) -> None:
     if isinstance(layout, TokenLayout) and side != layout.side:
         only = layout.side
         raise ConfigError(f"Image side {side} does not fit {model}. It takes {only} x {only} only. Pass --size {only}.")
+
+
+def check_ladder(layout: Layout, multiple: int, num_stages: int) -> None:
+    """Checks that images of one size fit the ladder as they are: nothing could be cropped back.
+
+    Args:
+        layout: Of the latents.
+        multiple: What the decoder needs of sides, for all of its stages.
+        num_stages: How many.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    if isinstance(layout, TokenLayout) and layout.side % multiple:
+        raise ConfigError(
+            f"Image side {layout.side} is not a multiple of {multiple}, which the patch and {num_stages} stages need. "
+            f"Use {max(1, round(layout.side / multiple)) * multiple}."
+        )
+
+
+def check_indices(layout: Layout, indices: Int[Tensor, "b ..."], codebook_size: int) -> None:
+    """Checks code indices of latents.
+
+    Raises:
+        ValueError: If they have another dtype, shape or range.
+    """
+    places = [str(layout.tokens)] if isinstance(layout, TokenLayout) else ["h", "w"]
+    counted = isinstance(layout, GridLayout) or indices.shape[1:] == (layout.tokens,)
+    if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim != 1 + len(places) or not counted:
+        raise ValueError(
+            f"Code indices have shape {tuple(indices.shape)} and dtype {indices.dtype}. "
+            f"Accepted: integers of shape (B, {', '.join(places)}). Encode with the same model."
+        )
+    low, high = (int(bound) for bound in indices.aminmax()) if indices.numel() else (0, 0)
+    if low < 0 or high >= codebook_size:
+        raise ValueError(
+            f"Code indices reach from {low} to {high}. Accepted: 0 to {codebook_size - 1}. Encode with the same model."
+        )
 
 
 def check_finite(latent: Float[Tensor, "b ..."]) -> None:

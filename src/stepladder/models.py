@@ -52,8 +52,22 @@ def embedded_models() -> tuple[str, ...]:
     return tuple(sorted(folder.parent.name for folder in weights.glob(f"*/{CONFIG_FILE}")))
 
 
-def find_model(name: str | Path, revision: str | None = None) -> Path:
+def find_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """Folder of a model: an embedded name, a folder, or a hub id, which is fetched.
+
+    Args:
+        name: Of the model.
+        revision: Of a hub id: branch, tag or commit.
+        token: For the hub; by default the one that is stored on this machine.
+        cache_dir: Where what is fetched is kept; by default where the hub client keeps it.
+        local_files_only: Whether to take what was fetched before, and ask nobody.
 
     Raises:
         CheckpointError: If there is no such model.
@@ -64,7 +78,16 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
         return Path(name)
     if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+            return Path(
+                snapshot_download(
+                    name,
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                )
+            )
         except Exception as error:  # the hub client raises many kinds, offline and online
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(

@@ -8,33 +8,29 @@ share an encoder share latents.
 """
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
-from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
-from stepladder.configs import structure, unstructure
+from stepladder.bottlenecks import BottleneckOutput, GaussianPosterior, build_bottleneck
+from stepladder.checkpoints import weights_digest
+from stepladder.configs import unstructure
 from stepladder.decoders import LadderDecoder, build_network
 from stepladder.encoders import FrozenEncoder, build_encoder, features
 from stepladder.encoders.scale import check_scale
-from stepladder.errors import CheckpointError, ConfigError
+from stepladder.errors import ConfigError
 from stepladder.images import crop_to
-from stepladder.layouts import GridLayout, Layout, TokenLayout, check_finite
-from stepladder.models import find_model
-from stepladder.nn.blocks import channels_last
+from stepladder.layouts import Layout, check_finite, check_indices, check_ladder
+from stepladder.pretrained import Pretrained
 from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.sampling.randomness import NoiseKind, NoiseSource, ZeroNoise, generators
+from stepladder.sampling.randomness import NoiseKind, noise_source
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig
@@ -60,7 +56,7 @@ class Encoding:
     """Distribution of the latent, of a variational bottleneck."""
 
 
-class Tokenizer(nn.Module, PyTorchModelHubMixin):
+class Tokenizer(Pretrained):
     """Encodes images to latents, and decodes latents up a ladder of scales."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -72,7 +68,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         self.decoder = LadderDecoder(build_network(config.decoder, config.layout), config.ladder.schedule())
         if self.decoder.network.tile_margin is not None:
             self._check_tile(config.tile)
-        self._check_side()
+        check_ladder(self.layout, self.decoder.side_multiple, self.schedule.num_stages)
         self.decoder.check_guidance(config.guidance)
 
     @property
@@ -207,7 +203,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             self.decoder.bind(padded, tile=side if max(covered) > side else 0, guidance=self.guidance(guidance)),
             self.schedule,
             size=covered,
-            generators=_noise(noise, seeds, latent),
+            generators=noise_source(noise, seeds, latent.shape[0], latent.device),
             grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
             sampler=sampler,
             batch=latent.shape[0],
@@ -235,18 +231,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
             raise ValueError(
                 f"Bottleneck '{self.config.bottleneck.kind}' has no code indices. Decode its latents as they are."
             )
-        places = [str(self.layout.tokens)] if isinstance(self.layout, TokenLayout) else ["h", "w"]
-        counted = isinstance(self.layout, GridLayout) or indices.shape[1:] == (self.layout.tokens,)
-        if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim != 1 + len(places) or not counted:
-            raise ValueError(
-                f"Code indices have shape {tuple(indices.shape)} and dtype {indices.dtype}. "
-                f"Accepted: integers of shape (B, {', '.join(places)}). Encode with the same model."
-            )
-        low, high = (int(bound) for bound in indices.aminmax()) if indices.numel() else (0, 0)
-        if low < 0 or high >= size:
-            raise ValueError(
-                f"Code indices reach from {low} to {high}. Accepted: 0 to {size - 1}. Encode with the same model."
-            )
+        check_indices(self.layout, indices, size)
         latent = self.bottleneck.from_indices(indices.long())
         self.layout.check(latent)
         return latent
@@ -293,62 +278,20 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
-        digest = hashlib.sha256()
-        if isinstance(self.encoder, FrozenEncoder):
-            digest.update(self.encoder.identity().encode())
-        if self.codebook_size is not None:  # levels are no weights
-            digest.update(json.dumps(unstructure(self.config.bottleneck), sort_keys=True).encode())
-        for module in (self.encoder, self.bottleneck):
-            for name, value in sorted(module.state_dict().items()):
-                digest.update(name.encode())
-                stored = value.detach().to("cpu", torch.float16) + 0  # -0 becomes 0, as it does in averages
-                digest.update(stored.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        frozen = [self.encoder.identity()] if isinstance(self.encoder, FrozenEncoder) else []
+        quantised = self.codebook_size is not None  # levels are no weights
+        levels = [json.dumps(unstructure(self.config.bottleneck), sort_keys=True)] if quantised else []
+        return weights_digest([*frozen, *levels], [self.encoder, self.bottleneck])
 
-    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype = torch.float32, **_: Any) -> None:
-        """Writes `config.json` and `model.safetensors` to a folder; files that are there are replaced.
-
-        Args:
-            save_directory: Made if it is not there.
-            dtype: What weights are stored as; they are read back as float32.
+    def weights(self) -> dict[str, Tensor]:
+        """What `save_pretrained` writes.
 
         Raises:
             ValueError: If the tokenizer is fused.
         """
         if self.decoder.network.fused:
             raise ValueError("A fused tokenizer cannot be saved: weights were dropped. Save the one that it came from.")
-        write_checkpoint(Path(save_directory), unstructure(self.config), self.state_dict(), dtype=dtype)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, name: str | Path, *, device: torch.device | str = "cpu", revision: str | None = None
-    ) -> Self:
-        """Loads a tokenizer in evaluation mode.
-
-        Args:
-            name: An embedded name (`embedded_models()`), a folder, or a hub id `owner/name`.
-            device: Where to put it.
-            revision: Of a hub id: branch, tag or commit.
-
-        Raises:
-            CheckpointError: If there is no such model, or its files are damaged or of another format.
-        """
-        folder = find_model(name, revision)
-        data, weights = read_checkpoint(folder)
-        try:
-            config = structure(data, TokenizerConfig, where=str(folder / CONFIG_FILE))
-            with torch.device("meta"):
-                tokenizer = cls(config)
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from error
-        try:
-            tokenizer.load_state_dict(weights, strict=True, assign=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
-            ) from error
-        return channels_last(tokenizer.to(device)).eval().requires_grad_(False)
+        return self.state_dict()
 
     def _check_fused(self, steps: Sequence[int]) -> None:
         if self.decoder.network.fused and set(steps) != {1}:
@@ -362,30 +305,3 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin):
         if tile < 0 or tile % multiple:
             near = max(1, round(tile / multiple)) * multiple
             raise ConfigError(f"Tile side {tile} is not 0 or a multiple of {multiple}. Pass one, for example {near}.")
-
-    def _check_side(self) -> None:
-        """Images of one size must fit the ladder as they are: nothing could be cropped back."""
-        layout, multiple = self.layout, self.decoder.side_multiple
-        if isinstance(layout, TokenLayout) and layout.side % multiple:
-            raise ConfigError(
-                f"Image side {layout.side} is not a multiple of {multiple}, which the patch and "
-                f"{self.schedule.num_stages} stages need. Use {max(1, round(layout.side / multiple)) * multiple}."
-            )
-
-
-def _noise(
-    kind: NoiseKind, seeds: Sequence[int] | None, latent: Float[Tensor, "b ..."]
-) -> list[torch.Generator] | NoiseSource:
-    """Where the noise of a decode of latents comes from.
-
-    Raises:
-        ValueError: If there is no seed for each latent, or there are seeds that nothing is drawn from.
-    """
-    if kind == "zero":
-        if seeds is not None:
-            raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
-        return ZeroNoise(latent.device)
-    seeds = range(latent.shape[0]) if seeds is None else seeds
-    if len(seeds) != latent.shape[0]:
-        raise ValueError(f"{len(seeds)} seeds for {latent.shape[0]} latents. Pass one seed for each image.")
-    return generators(seeds, latent.device)

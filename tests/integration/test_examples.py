@@ -40,6 +40,13 @@ def test_the_code_of_the_quickstart_runs(tiny, tmp_path, monkeypatch):
         assert decoded.size == (40, 24)
 
 
+def test_the_code_of_the_page_on_guidance_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guidance.md").read_text("utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["x"].shape == (1, 3, names["side"], names["side"])
+
+
 def test_the_demo_prints_a_row_for_each_model_and_writes_a_comparison(tiny, tmp_path, capsys):
     photos = {name: Image.effect_mandelbrot((300, 280), (-2, -1, 1, 1), 20).convert("RGB") for name in ("one", "two")}
     demo.run([demo.Model("tiny", tiny, 1), demo.Model("tiny", tiny, 2)], photos, tmp_path)

@@ -23,6 +23,7 @@ WORKS = {
     "evaluate": "evaluate photos photo --size 32 --json",
     "benchmark": "benchmark photo --size 32 --repeats 1",
     "info": "info photo",
+    "card": "card photo",
 }
 NEEDS = {
     "train config.toml --out run": "train",

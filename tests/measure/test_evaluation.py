@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from torch import nn
 from image_fakes import ListedImages, encoded
 from stepladder import presets
 from stepladder.data import evaluation_images
+from stepladder.decoders.base import Context
 from stepladder.errors import ConfigError, DataError, MissingDependencyError
 from stepladder.layouts import GridLayout
 from stepladder.losses import feature_network
 from stepladder.measure.evaluation import METRICS, evaluate
+from stepladder.measure.gains import stage_gains
 from stepladder.measure.metrics import FrechetMetric, ImageMetric, frechet_interval, psnr, quantise
 from stepladder.models import ModelSpec
 from stepladder.sampling.stages import StageSchedule
@@ -67,8 +70,16 @@ class Perfect(nn.Module):
     def __init__(self):
         super().__init__()
         self.schedule = StageSchedule.uniform(num_stages=1)
+        self.decoder = SimpleNamespace(side_multiple=1, network=SimpleNamespace(context=self.context))
+        self.dtype = torch.float32
         self.weight = nn.Parameter(torch.zeros(7))
         self.calls = []
+
+    def context(self, latent):
+        return Context(features=latent, initial=None)
+
+    def to_precision(self, dtype):
+        return self.to(dtype)
 
     def network_evaluations(self, steps, sampler):
         return steps
@@ -76,9 +87,9 @@ class Perfect(nn.Module):
     def encode(self, images):
         return Encoding(latent=images, size=(images.shape[2], images.shape[3]))
 
-    def decode(self, code, *, seeds, steps, sampler):
+    def decode_progressively(self, code, *, seeds, steps, sampler):
         self.calls.append((list(seeds), steps))
-        return code.latent.clone()
+        yield code.latent.clone()
 
 
 def run(models, source=SOURCE, **options):
@@ -88,11 +99,11 @@ def run(models, source=SOURCE, **options):
 def test_the_report_has_the_keys_of_the_interface_and_is_json(tokenizer):
     report = run([("tiny", tokenizer, 2)], limit=3, metrics=METRICS, bootstrap=2)
     data = report.as_dict()
-    top = "data images crops skipped size seed device threads version bootstrap rows notes"
+    top = "data images crops skipped size seed device dtype threads version bootstrap rows notes"
     row = (
         "model steps_per_stage stages network_evaluations sampler texture shift psnr_db ssim ms_ssim lpips_vgg rfid "
-        "fd_efficientnet_lite2 colour_shift fd_efficientnet_lite2_interval seconds_per_image batch parameters "
-        "gflop_per_image"
+        "fd_efficientnet_lite2 colour_shift fd_efficientnet_lite2_interval stage_gains seconds_per_image batch "
+        "parameters gflop_per_image"
     )
     assert list(data) == top.split()
     assert list(data["rows"][0]) == row.split()
@@ -145,6 +156,23 @@ def test_every_model_may_have_a_sampler_of_its_own(tokenizer):
     row = rows[1].as_dict()
     assert (row["sampler"], row["texture"], row["shift"]) == ("heun", 0.5, [0.5])
     assert run([("a", tokenizer, 2)], sampler=calm, batch=5).rows[0].metrics == rows[1].metrics
+
+
+def test_what_each_stage_adds_is_the_mean_over_images(tokenizer):
+    row = run([("tiny", tokenizer, 1)], batch=2).rows[0]
+    images = torch.stack([image for _, image in evaluation_images(SOURCE, size=SIZE)])
+    code = tokenizer.encode(images)
+    stages = list(tokenizer.decode_progressively(code, seeds=range(5), steps=1))
+    wanted = stage_gains(tokenizer, code, stages, images)
+    for stage, gain in enumerate(row.stage_gains):
+        for name in ("psnr_db", "over_initial_db", "over_before_db"):
+            mean = sum(getattr(image[stage], name) for image in wanted) / 5
+            assert getattr(gain, name) == pytest.approx(mean, abs=1e-3), (stage, name)
+    assert json.dumps(row.as_dict()["stage_gains"][0]).startswith('{"psnr_db": ')
+
+
+def test_a_decoder_without_an_initial_estimate_has_no_gains():
+    assert run([("tiny", Tokenizer(presets.tiny_tokens()).eval(), 1)], limit=1).rows[0].stage_gains is None
 
 
 def test_psnr_is_the_mean_over_images(tokenizer):

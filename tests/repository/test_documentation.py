@@ -47,6 +47,9 @@ def commands() -> list[str]:
 def test_every_command_in_the_pages_is_one_with_these_options(line: str):
     word, *rest = shlex.split(line)[1:]
     command = typer.main.get_command(app).commands[word]
+    if hasattr(command, "commands"):  # a group
+        word, *rest = rest
+        command = command.commands[word]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {part for part in rest if part.startswith("--")} <= options | {"--help", "--debug"}
 

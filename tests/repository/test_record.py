@@ -81,6 +81,14 @@ def test_samplers_are_recorded_from_their_script_without_the_path_of_the_data(ra
     assert ran[0][1:] == [str(tmp_path / "benchmarks/samplers.py"), "/somewhere/photos.tar", "photo"]
 
 
+def test_a_peer_is_recorded_without_the_paths_of_its_files(ran, tmp_path) -> None:
+    files = ["/somewhere/photos.tar", "/elsewhere/decoder.onnx", "/elsewhere/encoder.onnx", "models/a@1"]
+    assert record.main(["peer", "--command", "peer", "--data-name", "my photos", "--", *files]) == 0
+    written = json.loads((tmp_path / "peer.json").read_text("utf-8"))
+    assert written["command"] == "python benchmarks/peer.py 'my photos' decoder.onnx encoder.onnx models/a@1"
+    assert ran[0][1:] == [str(tmp_path / "benchmarks/peer.py"), *files]
+
+
 def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -100,7 +108,10 @@ def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch
         (["speed"], "name the data and at least one model after '--'"),
         (["speed", *DATA], "name the data and at least one model after '--'"),
         (["speed", *DATA, "--", "x"], "name the data and at least one model after '--'"),
-        (["speed", "--", "x", "photo"], "--data-name belongs to --command evaluate, paths, precision and samplers"),
+        (
+            ["speed", "--", "x", "photo"],
+            "--data-name belongs to --command evaluate, decisions, paths, peer, precision, samplers, which need it.",
+        ),
         (["speed", "--command", "benchmark"], "name at least one model after '--'"),
         (["speed", "--command", "benchmark", *DATA, "--", "photo"], "--data-name belongs to --command evaluate"),
         (["s", "--command", "samplers", *DATA, "--", "photos.tar"], "name the data and a model after '--'"),

@@ -30,7 +30,7 @@ PROCESS = """
 import sys, torch
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from stepladder.training import hardware, ladder, loop
+from stepladder.training import batches, hardware, loop
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config, load_distill_config
 from stepladder.training.distillation import distill
@@ -49,7 +49,7 @@ def loader(*arguments, **options):
     for batch in whole(*arguments, **options):
         kept["images"].append(batch.clone())
         yield batch
-whole, ladder.training_loader, hardware.matmul_peak = ladder.training_loader, loader, lambda *_: 1e9
+whole, batches.training_loader, hardware.matmul_peak = batches.training_loader, loader, lambda *_: 1e9
 drawn, loop.batch_seed = loop.batch_seed, seed
 register_optimizer_step_pre_hook(before)
 register_optimizer_step_post_hook(after)

@@ -217,7 +217,7 @@ def decode(
     The latents are those of `bulk encode` in the layout parquet, or of a generator in the same columns. With
     --originals, the images are scored while they are decoded. Resumes as `bulk encode` does.
     """
-    place = pick_device(device)
+    place = pick_device(device or "auto")
     with_engine = _engine(engine, workers, address)
 
     from stepladder.bulk.jobs import decode as run

@@ -1,14 +1,20 @@
 """`stepladder demo`: a page in the browser to try models on."""
 
+import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device
+from stepladder.cli._models import load_model, open_encoders
+from stepladder.cli._options import DEFAULT_MODEL, Device, Encoder
 from stepladder.cli._output import print_text, say
 from stepladder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stepladder.demo.trial import Offered
 
 __all__ = ["demo"]
 
@@ -46,6 +52,7 @@ def demo(
     port: Port = None,
     max_megapixels: Megapixels = 4.2,
     at_once: AtOnce = 2,
+    encoder: Encoder = None,
     device: Device = "auto",
     open_: Open = False,
 ) -> None:
@@ -59,26 +66,36 @@ def demo(
             f"--max-megapixels {max_megapixels:g} is not above 0 and at most {_MOST_MEGAPIXELS:.0f}. "
             "Usual values: 1 to 16."
         )
-    from stepladder.demo.page import serve
-    from stepladder.demo.photographs import photographs
-    from stepladder.demo.settings import Limits
+    with tempfile.TemporaryDirectory(prefix="stepladder-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # before Gradio is imported, which makes a folder there
+        from stepladder.demo.page import serve
+        from stepladder.demo.photographs import photographs
+        from stepladder.demo.settings import Limits
+
+        def ready(link: str) -> None:
+            print_text(link)
+            say("The page is there until Ctrl-C.")
+            if open_:
+                typer.launch(link)
+
+        limits = Limits(pixels=int(max_megapixels * 1e6), at_once=at_once)
+        offered = _offered(models or [DEFAULT_MODEL], device, encoder)
+        serve(offered, photographs(), limits, folder=Path(folder), host=host, port=port, on_ready=ready)
+
+
+def _offered(models: Sequence[str], device: str, encoder: str | None) -> "list[Offered]":
+    """The models by the names that the page gives them, ready for the first visitor."""
     from stepladder.demo.trial import Offered
 
     offered: dict[str, Offered] = {}
-    for text in models or [DEFAULT_MODEL]:
+    for text in models:
         tokenizer, spec = load_model(text, device)
         short = Path(spec.name).name if Path(spec.name).is_dir() else spec.name
         name = short if spec.steps is None else f"{short}@{spec.steps}"
         if name in offered:
             raise ConfigError(f"Two models are called {name}. Names on the page differ. Leave one of them out.")
         offered[name] = Offered(name=name, tokenizer=tokenizer, steps=spec.steps)
-        offered[name].warm_up()
-
-    def ready(link: str) -> None:
-        print_text(link)
-        say("The page is there until Ctrl-C.")
-        if open_:
-            typer.launch(link)
-
-    limits = Limits(pixels=int(max_megapixels * 1e6), at_once=at_once)
-    serve(list(offered.values()), photographs(), limits, host=host, port=port, on_ready=ready)
+    open_encoders([(name, model.tokenizer) for name, model in offered.items()], encoder)
+    for model in offered.values():
+        model.warm_up()
+    return list(offered.values())

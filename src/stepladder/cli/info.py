@@ -28,7 +28,7 @@ def info(model: Name, json: Json = False) -> None:
 
     name = parse_model_spec(model).name
     summary = summarise(Tokenizer.from_pretrained(name))
-    folder = find_model(name, None)
+    folder = find_model(name)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     if json:
         print_json({"model": name, **summary.as_dict(), "bytes": size})

@@ -1,6 +1,6 @@
 """`stepladder reconstruct`: images through a tokenizer and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +38,8 @@ from stepladder.cli._options import (
     Texture,
     Tile,
 )
-from stepladder.cli._output import print_json, print_table, shown
+from stepladder.cli._output import print_json, print_table, say, shown, talk
+from stepladder.cli._terminal import Way, draw, way_to_draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +52,9 @@ _AVERAGED = ("bits_per_pixel", "psnr_db", "seconds")
 
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also write NAME-compare.png: original left, reconstruction right.")
+]
+Show = Annotated[
+    bool, typer.Option("--show", help="Also draw the comparisons in the terminal: original left, reconstruction right.")
 ]
 Progressive = Annotated[
     bool,
@@ -72,6 +76,7 @@ def reconstruct(
     device: Device = "auto",
     dtype: Dtype = Precision.float32,
     compare: Compare = False,
+    show: Show = False,
     progressive: Progressive = False,
     steps: Steps = None,
     batch: AutoBatch = "auto",
@@ -88,6 +93,7 @@ def reconstruct(
     Each image becomes DIR/NAME.png; those in folders below a folder keep their places. An image that cannot be read
     does not stop the others; it makes the exit code 1.
     """
+    way = way_to_draw(talk()) if show else None
     found = find_images(images, without=out)
     stems = {image.path: out / image.name for image in found}
     outputs = [(path, _beside(stem, ".png")) for path, stem in stems.items()]
@@ -100,8 +106,8 @@ def reconstruct(
     from stepladder.seeds import seed_of
 
     tokenizer, spec = load_model(model, device, steps, dtype=dtype)
-    together = batch_size(batch, tokenizer.device)
     open_encoders([(spec.name, tokenizer)], encoder)
+    together = batch_size(batch, tokenizer.device)
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
@@ -110,6 +116,8 @@ def reconstruct(
     stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}
     _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
+
+    written: list[Path] = []
 
     def read(source: Path) -> "Image":
         original = load_image(source)
@@ -124,6 +132,7 @@ def reconstruct(
     def write(source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
         target, comparison = _beside(stems[source], ".png"), _beside(stems[source], "-compare.png")
         save_png(result.image, target, force=force)
+        written.append(source)
         if compare:
             save_png(side_by_side([original, result.image]), comparison, force=force)
         for stage, path in zip(result.stages, stages[source], strict=False):  # no paths unless they are asked for
@@ -151,6 +160,8 @@ def reconstruct(
         write=write,
     )
     outcome = for_each(list(stems), work, name=shown, label="Reconstructing", debug=bool(context.obj))
+    if way is not None:
+        _draw([(source, _beside(stems[source], ".png")) for source in written], read, way)
     taken = spec.steps or tokenizer.steps_per_stage
     if json:
         print_json(
@@ -164,6 +175,15 @@ def reconstruct(
     elif outcome.done:
         _print(outcome.done, out, title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
     raise typer.Exit(outcome.exit_code)
+
+
+def _draw(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], "Image"], way: Way) -> None:
+    """Each original beside its reconstruction, in the terminal."""
+    from stepladder.images import load_image, side_by_side
+
+    for source, target in pairs:
+        say(f"{shown(target)}: original left, reconstruction right")
+        draw(side_by_side([read(source), load_image(target)]), talk(), way)
 
 
 def _beside(stem: Path, ending: str) -> Path:

@@ -1,14 +1,18 @@
 """`stepladder train`: a training run from a configuration."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._output import print_text
+from stepladder.cli._output import print_json, print_table, print_text, say
 from stepladder.cli._training import DryRun, Overrides, Resume, RunFolder, Tracker, carry_out, with_tracker
 from stepladder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stepladder.training.config import TrainConfig
 
 __all__ = ["train"]
 
@@ -21,6 +25,12 @@ Init = Annotated[
 ]
 
 
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Take a few steps, say where their time goes, and stop; leaves no run.")
+]
+JsonProfile = Annotated[bool, typer.Option("--json", help="With --profile, print one JSON object instead of a table.")]
+
+
 def train(
     config: Config = None,
     overrides: Overrides = None,
@@ -29,6 +39,8 @@ def train(
     out: RunFolder = None,
     tracker: Tracker = None,
     init: Init = None,
+    profile: Profile = False,
+    json: JsonProfile = False,
 ) -> None:
     """Train a tokenizer.
 
@@ -51,5 +63,29 @@ def train(
 
     from stepladder.training.autoencoder import train as run
 
+    if profile:
+        _profile(resolved, json)
+        return
     folder = out or Path("runs") / config.stem
     carry_out(partial(run, resolved), folder, steps=resolved.steps, resume=resume, verb="Training")
+
+
+def _profile(config: "TrainConfig", json: bool) -> None:
+    from stepladder.training.autoencoder import train as run
+    from stepladder.training.profile import PARTS, profile_steps
+
+    say("Profiling a few steps; nothing is kept.")
+    brief = replace(config, save_every=config.steps, grid_every=0, tracker=None)
+    found = profile_steps(partial(run, brief), images_per_step=config.batch_size * config.accumulate)
+    if json:
+        print_json(found.as_dict())
+        return
+    rows = [(PARTS[p.name], f"{p.host_ms:.2f}", f"{p.device_ms:.2f}", f"{p.share:.1%}") for p in found.parts]
+    left = 1 - sum(part.share for part in found.parts)
+    print_table(
+        ("part of a step", "host, ms", "device, ms", "share"),
+        [*rows, ("the rest", "", "", f"{left:.1%}")],
+        title=f"{found.step_ms:.1f} ms a step, {found.images_per_second:.1f} images/s, network {found.network:.0%}, "
+        f"{found.device}",
+        spare=("device, ms",),
+    )

@@ -43,7 +43,7 @@ from stepladder.data.source import ImageSource
 from stepladder.errors import ConfigError, DataError, ImageError, StepladderError
 from stepladder.images import load_image, to_tensor
 
-__all__ = ["TrainingBatch", "TrainingCrops", "training_loader"]
+__all__ = ["TrainingBatch", "TrainingCrops", "leave_signals_to_the_run", "training_loader"]
 
 _log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> It
         sampler=itertools.count(start_batch),
         num_workers=num_workers,  # DataLoader gives each worker one thread
         collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_run if num_workers else None,
+        worker_init_fn=leave_signals_to_the_run if num_workers else None,
         prefetch_factor=4 if num_workers else None,
         generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
     )
@@ -254,7 +254,7 @@ class _ErrorsAsItems(Dataset["TrainingBatch | StepladderError"]):
             return error
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
+def leave_signals_to_the_run(_worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal; workers go on until the run has written its checkpoint."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,8 @@ piece is named by its file and its place there, so a file that was mended change
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,9 @@ from stepladder.errors import DataError, ImageError
 from stepladder.images import images_below, is_image_name
 
 __all__ = ["Piece", "Pieces", "Row", "plan_pieces"]
+
+_LOOKED_INTO = 16
+"""Files that are looked into at a time when a data set is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,10 @@ def plan_pieces(data: str, *, images: int) -> Pieces:
     names = _short_names(files)
     match kind:
         case "tar shards":
-            cut = [p for i, (f, n) in enumerate(zip(files, names, strict=True)) for p in _tar(i, f, n, images, files)]
+            many = len(files)
+            cut = _of_each(files, names, lambda i, file, name: _tar(i, file, name, images, many))
         case "Parquet files":
-            cut = [p for i, (f, n) in enumerate(zip(files, names, strict=True)) for p in _parquet(i, f, n, images)]
+            cut = _of_each(files, names, lambda i, file, name: _parquet(i, file, name, images))
         case _:
             cut = _folder(files, names, images)
     return Pieces(data, tuple(names), tuple(cut))
@@ -186,9 +191,18 @@ class _TarRows:
             yield Row(name, data or missing, columns)
 
 
-def _tar(index: int, path: str, name: str, images: int, files: Sequence[str]) -> Iterator[Piece]:
-    shown = str(PurePosixPath(name).with_suffix("")) if len(files) > 1 else ""
-    for piece in tar_pieces(path, f"{index:05d}", images, shards=len(files)):
+def _of_each(
+    files: Sequence[str], names: Sequence[str], cut: Callable[[int, str, str], Iterator[Piece]]
+) -> list[Piece]:
+    """The pieces of all files, in order; several are looked into at a time, as each of a far store takes its time."""
+    with ThreadPoolExecutor(_LOOKED_INTO) as threads:
+        found = threads.map(lambda place: list(cut(place, files[place], names[place])), range(len(files)))
+        return [piece for pieces in found for piece in pieces]
+
+
+def _tar(index: int, path: str, name: str, images: int, shards: int) -> Iterator[Piece]:
+    shown = str(PurePosixPath(name).with_suffix("")) if shards > 1 else ""
+    for piece in tar_pieces(path, f"{index:05d}", images, shards=shards):
         yield _TarRows(piece, shown)
 
 

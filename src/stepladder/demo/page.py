@@ -5,9 +5,7 @@ wait in a queue; a few are worked on at once.
 """
 
 import itertools
-import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,16 +39,18 @@ def serve(
     photographs: Mapping[str, Image.Image],
     limits: Limits,
     *,
+    folder: Path,
     host: str,
     port: int | None,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serves the page until the process is interrupted; leaves no file behind.
+    """Serves the page until the process is interrupted.
 
     Args:
         models: Those that visitors may choose; the first of them is chosen at first.
         photographs: The examples, by name.
         limits: What the page takes.
+        folder: For the files that browsers fetch; the environment names it as `GRADIO_TEMP_DIR`.
         host: The address to listen on.
         port: The port to listen on; None for the first free one from 7860 on.
         on_ready: Called with the link of the page once it answers.
@@ -58,33 +58,31 @@ def serve(
     Raises:
         ConfigError: If the address or the port cannot be used.
     """
-    with tempfile.TemporaryDirectory(prefix="stepladder-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        page = _Page(models, photographs, limits, Path(folder)).build()
-        try:
-            _, address, _ = page.queue(max_size=limits.waiting).launch(
-                server_name=host,
-                server_port=port,
-                max_file_size=limits.file_size,
-                theme=gr.themes.Default(primary_hue="indigo", font=_FONTS, font_mono=["monospace"]),
-                css=markup.STYLE,
-                footer_links=[],
-                share=False,
-                ssr_mode=False,
-                quiet=True,
-                prevent_thread_lock=True,
-            )
-        except OSError as error:
-            place = host if port is None else f"{host}:{port}"
-            raise ConfigError(
-                f"The page cannot listen on {place} ({reason(error)}). Any address of this machine and any free port "
-                "will do. Pass another --port, or leave --host and --port out."
-            ) from error
-        try:
-            on_ready(address)
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
+    page = _Page(models, photographs, limits, folder).build()
+    try:
+        _, address, _ = page.queue(max_size=limits.waiting).launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=limits.file_size,
+            theme=gr.themes.Default(primary_hue="indigo", font=_FONTS, font_mono=["monospace"]),
+            css=markup.STYLE,
+            footer_links=[],
+            share=False,
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        place = host if port is None else f"{host}:{port}"
+        raise ConfigError(
+            f"The page cannot listen on {place} ({reason(error)}). Any address of this machine and any free port "
+            "will do. Pass another --port, or leave --host and --port out."
+        ) from error
+    try:
+        on_ready(address)
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,6 @@ class _Panel:
     """Where one model is shown."""
 
     column: gr.Column
-    heading: gr.HTML
     comparison: gr.ImageSlider
     strip: gr.HTML
     errors: gr.Image
@@ -102,7 +99,6 @@ class _Panel:
         """Empty, and there or not."""
         return {
             self.column: gr.Column(visible=visible),
-            self.heading: "",
             self.comparison: None,
             self.strip: "",
             self.errors: None,
@@ -174,7 +170,7 @@ class _Page:
 
     def _panel(self, name: str) -> _Panel:
         with gr.Column(min_width=320, visible=False, elem_classes="panel") as column:
-            heading = gr.HTML(elem_classes="panel-heading")
+            gr.HTML(markup.heading(name))
             with gr.Row():
                 buttons = ["fullscreen", "download"]
                 with gr.Column(min_width=300):
@@ -195,7 +191,7 @@ class _Page:
                         elem_classes="panel-errors",
                     )
                     caption = gr.HTML()
-        return _Panel(column, heading, comparison, strip, errors, caption)
+        return _Panel(column, comparison, strip, errors, caption)
 
     def _connect(self, page: gr.Blocks) -> None:
         controls = [self.models, self.steps, self.seed, self.size, self.example]
@@ -293,10 +289,9 @@ class _Page:
         panel = self.panels[view.model]
         if view.failure:
             return {panel.column: gr.Column(visible=False)}
-        updates: _Updates = {panel.heading: markup.heading(view.model), panel.strip: markup.strip(view)}
         newest = view.stages[-1]
-        seen = enlarged(newest.image, newest.downscale, view.original.size)
-        updates[panel.comparison] = (original, self._stored(seen))
+        seen = self._stored(enlarged(newest.image, newest.downscale, view.original.size))
+        updates: _Updates = {panel.strip: markup.strip(view), panel.comparison: (original, seen)}
         if view.fidelity is not None:
             updates[panel.errors] = self._stored(error_map(newest.image, view.original))
             updates[panel.caption] = markup.error_caption()

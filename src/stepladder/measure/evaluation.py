@@ -25,6 +25,7 @@ from stepladder import __version__
 from stepladder.data import ImageSource, evaluation_images
 from stepladder.errors import ConfigError
 from stepladder.layouts import check_side
+from stepladder.measure.gains import StageGain, stage_gains
 from stepladder.measure.judges import Features, Judges
 from stepladder.measure.metrics import (
     FrechetMetric,
@@ -120,7 +121,7 @@ def evaluate(
         taking.shifts(tokenizer.schedule)
     trials = [_Evaluated(*model, device, dtype) for model in loaded]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
-    judges = Judges(metrics, size=size, crops=crops, device=device)
+    judges = Judges(metrics, size=size, crops=crops, keep=bootstrap > 0, device=device)
     total = crops * (len(source) if limit is None else min(limit, len(source)))
     done = 0
     with torch.inference_mode():
@@ -171,6 +172,7 @@ class _Evaluated:
         self.device = device
         self.values: dict[str, list[float]] = {}
         self.features: dict[str, Features] = {}
+        self.gains: list[list[StageGain]] = []  # of each image, of each stage
         self.seconds: list[tuple[int, float]] = []  # (images, time) of each decode
         self.flop = 0.0
 
@@ -180,15 +182,17 @@ class _Evaluated:
         if not self.seconds:
             self.flop = count_flops(lambda: self._decode(code, seeds)) / len(references)  # the warm-up, too
         start = self._now()
-        decoded = self._decode(code, seeds)
+        stages = self._decode(code, seeds)
         self.seconds.append((len(references), self._now() - start))
 
-        images = quantise(decoded)
+        images = quantise(stages[-1])
+        if references.shape[-1] % self.tokenizer.schedule.multiple == 0:
+            self.gains += stage_gains(self.tokenizer, code, stages, references) or []
         for key, measure in judges.measures.items():
             self.values.setdefault(key, []).extend(measure(images, quantised).tolist())
         if judges.fresh:
             for key, network in judges.networks.items():
-                self.features.setdefault(key, Features()).update(network(images[judges.fresh]))
+                self.features.setdefault(key, Features(keep=judges.keep)).update(network(images[judges.fresh]))
         return images
 
     def row(self, judges: Judges, batch: int, bootstrap: int) -> Row:
@@ -212,14 +216,16 @@ class _Evaluated:
             sampler=self.sampler,
             metrics={metric.key: values.get(metric.key) for metric in judges.metrics},
             intervals=intervals,
+            stage_gains=_mean_gains(self.gains),
             seconds_per_image=median(time for count, time in self.seconds if count == largest) / largest,
             batch=min(batch, largest),
             parameters=sum(p.numel() for p in self.tokenizer.parameters()),
             gflop_per_image=self.flop / 1e9,
         )
 
-    def _decode(self, code: Encoding, seeds: Sequence[int]) -> Tensor:
-        return self.tokenizer.decode(code, seeds=seeds, steps=self.steps, sampler=self.sampler)
+    def _decode(self, code: Encoding, seeds: Sequence[int]) -> list[Tensor]:
+        """The images of all stages, as `decode` makes them on its way to the last."""
+        return list(self.tokenizer.decode_progressively(code, seeds=seeds, steps=self.steps, sampler=self.sampler))
 
     def _now(self) -> float:
         synchronise(self.device)
@@ -261,6 +267,18 @@ def _batches(images: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
             group = []
     if group:
         yield torch.stack(group)
+
+
+def _mean_gains(gains: Sequence[Sequence[StageGain]]) -> tuple[StageGain, ...] | None:
+    """Of each stage, over the images."""
+    means = (
+        {
+            name: fmean(getattr(gain, name) for gain in stage)
+            for name in ("psnr_db", "over_initial_db", "over_before_db")
+        }
+        for stage in zip(*gains, strict=True)
+    )
+    return tuple(StageGain(**mean) for mean in means) or None
 
 
 def _exactness(trials: Sequence[_Evaluated]) -> dict[str, str]:

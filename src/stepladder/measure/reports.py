@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stepladder.measure.gains import StageGain
 from stepladder.sampling.steps import SamplerConfig
 
 __all__ = ["Report", "Row"]
@@ -26,6 +27,9 @@ class Row:
     not be taken; `Report.notes` says why."""
     intervals: Mapping[str, tuple[float, float]]
     """The 95 % interval of a metric, by its key; empty if none was asked for."""
+    stage_gains: tuple[StageGain, ...] | None
+    """What each stage adds, the mean over images; None where the decoder makes no initial estimate, or the ladder does
+    not divide the side."""
     seconds_per_image: float
     """Time of a decode over the images in it."""
     batch: int
@@ -40,6 +44,7 @@ class Row:
         flat = {
             "sampler": self.sampler.as_dict(),
             "metrics": dict(self.metrics),
+            "stage_gains": {"stage_gains": self.stage_gains and [asdict(gain) for gain in self.stage_gains]},
             "intervals": {f"{key}_interval": list(interval) for key, interval in self.intervals.items()},
         }
         found: dict[str, Any] = {}

@@ -20,6 +20,7 @@ __all__ = [
     "ZeroNoise",
     "generator",
     "generators",
+    "noise_source",
     "normal",
     "uniform",
 ]
@@ -80,6 +81,30 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 def generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
     """One generator for each image, from one seed for each image."""
     return [generator(seed, device) for seed in seeds]
+
+
+def noise_source(
+    kind: NoiseKind, seeds: Sequence[int] | None, count: int, device: torch.device
+) -> Sequence[torch.Generator] | NoiseSource:
+    """Where the noise of a decode comes from.
+
+    Args:
+        kind: Whether it is drawn.
+        seeds: One for each latent; 0, 1, 2, ... by default.
+        count: Number of latents.
+        device: Where the images shall be.
+
+    Raises:
+        ValueError: If there is no seed for each latent, or there are seeds that nothing is drawn from.
+    """
+    if kind == "zero":
+        if seeds is not None:
+            raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
+        return ZeroNoise(device)
+    seeds = range(count) if seeds is None else seeds
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} latents. Pass one seed for each image.")
+    return generators(seeds, device)
 
 
 def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b ..."]:

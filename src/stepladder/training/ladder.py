@@ -4,20 +4,22 @@ The model is a tokenizer, the batches are crops, and what is exported is a model
 weights reconstruct validation images, and what the network adds at each stage is measured (`validation`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from stepladder.data import CodedImages, ImageSource, PairSource, open_pairs, open_source, training_loader
+from stepladder.data import CodedImages
 from stepladder.decoders import DecoderNetwork
 from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
 from stepladder.tokenizer import Tokenizer
+from stepladder.training.batches import image_batches
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.folder import RunFolder
 from stepladder.training.loop import Task, fit
@@ -102,14 +104,15 @@ def run_on_images(
     Raises:
         StepladderError: If folder, configuration or data cannot be used, or the loss stops being finite.
     """
-    source = open_pairs(config.data.train) if config.data.latents else open_source(config.data.train)
+    data = config.data
+    batches = image_batches(data, crop=data.crop, batch_size=config.batch_size, seed=config.seed)
     folder = RunFolder(run_dir, config, resume=resume)
     objective = make_objective()
     tokenizer = objective.tokenizer
     _check_crop(config, tokenizer)
     task = Task(
         objective=objective,
-        batches=_batches(source, config, tokenizer.layout.side_multiple),
+        batches=partial(batches, stride=tokenizer.layout.side_multiple) if data.latents else batches,
         example=_example(config, tokenizer),
         validation=ImageValidation(
             config,
@@ -151,25 +154,6 @@ def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Tensor | CodedImag
     if not config.data.latents:
         return image
     return CodedImages(image, torch.zeros(1, *tokenizer.layout.shape((side, side))))
-
-
-def _batches(
-    source: ImageSource | PairSource, config: ImageRunConfig, stride: int
-) -> Callable[..., Iterator[Tensor | CodedImages]]:
-    def batches(*, start_batch: int, process_index: int, num_processes: int) -> Iterator[Tensor | CodedImages]:
-        return training_loader(
-            source,
-            crop=config.data.crop,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            process_index=process_index,
-            num_processes=num_processes,
-            num_workers=config.data.workers,
-            start_batch=start_batch,
-            stride=stride,
-        )
-
-    return batches
 
 
 def _export(model: nn.Module, folder: Path) -> None:

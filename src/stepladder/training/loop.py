@@ -17,12 +17,14 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, gather_object
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
+from stepladder.training.batches import ResumableBatches, next_batch, to_device
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
@@ -96,22 +98,22 @@ def fit(
             rate = _set_rate(run.optimiser, learning_rate(config.optimiser, step, config.steps))
             losses = []
             for micro in range(config.accumulate):
-                batch = _to_device(next(stream), run.device)
+                batch = to_device(next_batch(stream), run.device)
                 seed = batch_seed(config.seed, step, micro, run.process)
                 with run.synchronised(micro == config.accumulate - 1):
-                    loss, parts = run.wrapped(batch, seed, step / config.steps)
-                    run.accelerator.backward(loss / config.accumulate)
+                    loss, parts = _forward(run, batch, seed, step / config.steps)
+                    _backward(run, loss / config.accumulate)
                 losses.append(parts)
             norms = _clip(run)
             finite = _optimise(run, norms)
-            run.ema.update(run.objective.model, step)
+            _average(run, step)
             step += 1
             journal.means.add(losses, norms["model"], finite)
             signal = interruption.noted(run.device)
             ends = step == last or signal is not None
             if step % config.save_every == 0 or ends:
                 with journal.means.paused():
-                    _save(run, step)
+                    _save(run, step, stream)
             findings = journal.validate(run.averaged, batch, step)
             if step % config.log_every == 0 or ends or findings is not None:
                 journal.record(step, rate, findings, last=ends)
@@ -144,6 +146,8 @@ class _Run:
     groups: list[OptimiserGroup]
     optimiser: torch.optim.Optimizer
     ema: MovingAverage
+    places: dict[str, Any]
+    """Where the streams of all processes were at the checkpoint."""
 
     @property
     def device(self) -> torch.device:
@@ -198,6 +202,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
         groups=groups,
         optimiser=optimiser,
         ema=ema,
+        places={},
     )
 
 
@@ -236,6 +241,7 @@ def _restore(run: _Run) -> int:
             f"Checkpoint {place} does not fit this configuration. A run resumes with the network that it began with: "
             f"use {run.folder.path / 'config.json'}, or another --out."
         ) from error
+    run.places = state.data
     return state.step
 
 
@@ -254,11 +260,14 @@ def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord]
 
 def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Any]:
     """The batches of this process from a step on."""
-    return batches(
+    stream = batches(
         start_batch=step * run.config.accumulate,
         process_index=run.process,
         num_processes=run.accelerator.num_processes,
     )
+    if isinstance(stream, ResumableBatches):
+        stream.go_on(run.places)
+    return stream
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
@@ -267,14 +276,21 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
     return rate
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if not isinstance(batch, Tensor):
-        return batch.to(device)
-    if batch.ndim == 4:
-        return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return batch.to(device, non_blocking=True)
+# The parts of a step, by the names that a profiler sees (`training/profile.py`).
 
 
+@record_function("forward")
+def _forward(run: _Run, batch: Tensor, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    loss, parts = run.wrapped(batch, seed, progress)
+    return loss, parts
+
+
+@record_function("backward")
+def _backward(run: _Run, loss: Tensor) -> None:
+    run.accelerator.backward(loss)
+
+
+@record_function("clip")
 def _clip(run: _Run) -> dict[str, Tensor]:
     """Clips the gradient of each part, the discriminator's apart from the model's; the norms before."""
     parts: dict[str, list[nn.Parameter]] = {}
@@ -286,6 +302,7 @@ def _clip(run: _Run) -> dict[str, Tensor]:
     }
 
 
+@record_function("optimise")
 def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
     """Takes a step, unless a gradient is not finite; whether it did.
 
@@ -299,7 +316,14 @@ def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
     return finite
 
 
-def _save(run: _Run, step: int) -> None:
+@record_function("average")
+def _average(run: _Run, step: int) -> None:
+    run.ema.update(run.objective.model, step)
+
+
+def _save(run: _Run, step: int, stream: Iterator[Tensor]) -> None:
+    mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
+    everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
     if run.main:
         discriminator = run.objective.discriminator()
         state = RunState(
@@ -308,6 +332,7 @@ def _save(run: _Run, step: int) -> None:
             discriminator=discriminator.state_dict() if discriminator is not None else {},
             ema=run.ema.state_dict(),
             optimiser=run.optimiser.state_dict(),
+            data={lane: place for places in everyone for lane, place in places.items()},
         )
         save_state(state, run.folder.checkpoints, keep=run.config.keep_checkpoints)
     run.accelerator.wait_for_everyone()

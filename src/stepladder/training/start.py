@@ -7,13 +7,14 @@ from dataclasses import replace
 import torch
 
 from stepladder.bottlenecks import KLBottleneck
-from stepladder.data import CropConfig, open_source, training_loader
+from stepladder.data import CropConfig
 from stepladder.encoders import FrozenEncoderConfig, same_encoder
 from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
+from stepladder.training.batches import image_batches
 from stepladder.training.config import TrainConfig
 from stepladder.training.frozen import start_frozen
 
@@ -107,8 +108,8 @@ def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) 
             "Accepted: kind 'conv', or 'mmdit' with linear = true in both. Set that, or principal_components to false."
         )
     size = config.data.crop.size
-    source = open_source(config.data.train)
-    batches = training_loader(source, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)
+    data = replace(config.data, workers=0)
+    batches = image_batches(data, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)()
     cell = linear.kernel_size[0] * linear.kernel_size[1]
     enough = math.ceil(_CELLS_FOR_EACH_VALUE * 3 * cell / (_PRINCIPAL_BATCH * (size**2 // cell)))
     images = torch.cat([next(batches) for _ in range(max(_PRINCIPAL_BATCHES, enough))])

@@ -4,13 +4,14 @@ A checkpoint is a folder. It is written under a temporary name beside its place,
 renamed; older ones are removed after that. A folder with a final name is therefore always whole.
 
 What a run needs to go on bit for bit is small: weights (a discriminator's, too), their average, the optimiser and the
-step. Data order, crops, noise and learning rate are functions of (seed, step) and are not stored.
+step. Data order, crops, noise and learning rate are functions of (seed, step) and are not stored; of streams of shards,
+the place of each lane is.
 """
 
 import os
 import re
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class RunState:
     """What learns beside the model, in an adversarial distillation; else empty."""
     ema: dict[str, Any]
     optimiser: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    """Where the streams of all processes are; empty where batches are a function of their number."""
 
 
 def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
@@ -49,7 +52,7 @@ def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / _STATE_FILE).open("wb") as file:
-            torch.save({field.name: getattr(state, field.name) for field in fields(state)}, file)
+            torch.save({part.name: getattr(state, part.name) for part in fields(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         if place.exists():

@@ -10,6 +10,7 @@ import diffusers
 
 import pipeline_fakes as fakes
 from stepladder import ConfigError
+from stepladder.encoders.scale import PipelineScale
 from stepladder.integrations.diffusers import AutoencoderStepladder, Previews, autoencoder
 from stepladder.pipelines import foreign_latents, unit_latents
 
@@ -119,6 +120,14 @@ def test_a_model_that_does_not_know_the_factors_takes_those_of_the_autoencoder_t
     )
 
 
+def test_factors_can_be_given_themselves_for_an_encoder_whose_latents_are_those_of_the_pipeline():
+    ignorant = fakes.decoder_of(flux2(), 32, 8, knows=False)
+    pipe = fakes.build("flux2", autoencoder(ignorant, like=PipelineScale()))
+    latent = fakes.grid(fakes.call(pipe, output_type="latent"))
+    expected = ignorant.decode(unit_latents(ignorant, latent), seeds=[0])
+    assert torch.allclose(fakes.call(pipe), expected / 2 + 0.5, atol=1e-4)
+
+
 def test_previews_show_latents_of_the_pipeline(made):
     pipe, _ = made
     shown, tokenizer = [], pipe.vae.tokenizer
@@ -168,3 +177,14 @@ def test_the_frozen_encoder_of_the_model_encodes_for_the_pipeline(tmp_path):
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = autoencoder(tokenizer).encode(images).latent_dist
     assert torch.allclose(found.mode(), own.encode(images).latent_dist.mode(), atol=1e-4)
+
+
+def test_a_saved_pipeline_is_loaded_with_a_tokenizer_instead_of_its_autoencoder(tmp_path):
+    own = kl(4, scaling_factor=0.18215)
+    fakes.build("stable_diffusion", own).save_pretrained(tmp_path)
+    vae = autoencoder(fakes.decoder_of(own, 4, 8))
+    absent = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, vae=vae, **absent)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.vae is vae
+    assert torch.allclose(fakes.call(pipe), fakes.call(fakes.build("stable_diffusion", vae)), atol=1e-5)

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stepladder.data import CropConfig
+from stepladder.data import CropConfig, StreamConfig
+from stepladder.data.remote import is_remote
 from stepladder.errors import ConfigError
 from stepladder.training.config.checks import check_at_least
 
@@ -90,7 +91,7 @@ class DataConfig:
     """Where images come from."""
 
     train: list[str] = field(default_factory=list)
-    """Folders, `.tar` shards, Parquet files (globs allowed) or one hub id."""
+    """Folders, `.tar` shards, Parquet files (globs allowed) or one hub id; URLs of shards, with `stream`."""
     latents: bool = False
     """Whether these files hold a latent beside each image, as `stepladder cache` writes them: then nothing is encoded.
     Crops are windows of whole latent cells, neither resized nor mirrored."""
@@ -102,6 +103,8 @@ class DataConfig:
     """Side to which they are cut; by default the one side that the model takes, or 256 where it takes any."""
     crop: CropConfig = field(default_factory=CropConfig)
     """Random crops."""
+    stream: StreamConfig | None = None
+    """Read shards from front to back instead of at random: for remote data, and for more than a disk holds."""
     workers: int = 0
     """Loader processes for each training process; 0 loads in the process itself."""
 
@@ -110,6 +113,16 @@ class DataConfig:
         check_at_least(self, 1, "validation_images", where="data")
         if self.validation_size is not None:
             check_at_least(self, 1, "validation_size", where="data")
+        if self.latents and self.stream is not None:
+            raise ConfigError(
+                "data.latents is true, and data.stream is set. Latents beside images are read at random. Leave out one."
+            )
+        remote = next((entry for entry in self.train if is_remote(entry)), None)
+        if remote is not None and self.stream is None:
+            raise ConfigError(
+                f"data.train names '{remote}', which is remote, and data.stream is not set. Remote data is streamed. "
+                "Set data.stream.lanes, for example to 8."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

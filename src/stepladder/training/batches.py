@@ -1,0 +1,64 @@
+"""The batches of a run on images: by random access to local data, or from streams of shards."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from stepladder.data import CropConfig, ImageStream, open_pairs, open_source, stream_pieces, training_loader
+from stepladder.training.config.run import DataConfig
+
+__all__ = ["ResumableBatches", "image_batches", "next_batch", "to_device"]
+
+
+@runtime_checkable
+class ResumableBatches(Protocol):
+    """Batches whose place is no function of their number: a checkpoint holds it."""
+
+    def state(self) -> dict[str, Any]:
+        """Where they are, after those that came out; the states of all processes make one."""
+        ...
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Goes on from the state of all processes, before the first batch."""
+        ...
+
+
+def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Any]]:
+    """Opens the images of a run.
+
+    Args:
+        data: Where they are.
+        crop: How crops are cut.
+        batch_size: Of one process.
+        seed: Fixes their order and all crops.
+
+    Returns:
+        A function of `start_batch`, `process_index` and `num_processes`, all optional: endless batches
+        (B, 3, size, size) in [-1, 1] of one process; with their latents, cut at multiples of `stride`, where the data
+        holds latents.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    shared: dict[str, Any] = {"crop": crop, "batch_size": batch_size, "seed": seed, "num_workers": data.workers}
+    if data.stream is not None:
+        return partial(ImageStream, stream_pieces(data.train), data.stream, **shared)
+    return partial(training_loader, open_pairs(data.train) if data.latents else open_source(data.train), **shared)
+
+
+@record_function("data")
+def next_batch(stream: Iterator[Any]) -> Any:
+    """Waits for the next batch."""
+    return next(stream)
+
+
+@record_function("copy")
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
+    if isinstance(batch, Tensor) and batch.ndim == 4:
+        return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch.to(device)
