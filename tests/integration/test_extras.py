@@ -23,6 +23,7 @@ WORKS = {
     "evaluate": "evaluate photos photo --size 32 --json",
     "benchmark": "benchmark photo --size 32 --repeats 1",
     "info": "info photo",
+    "bulk encode": "bulk encode photos latents --size 32 --workers 0 --layout lightningdit",
     "card": "card photo",
 }
 NEEDS = {
@@ -31,6 +32,8 @@ NEEDS = {
     "evaluate rows.parquet photo": "train",
     "evaluate owner/name photo": "hub",
     "benchmark photo --size 32 --against tiny": "diffusers",
+    "bulk encode photos other --size 32 --layout webdataset": "bulk",
+    "bulk encode photos another --size 32 --layout lightningdit --engine ray": "ray",
     "benchmark photo --size 32 --plot times.png": "plot",
     "demo": "page",
     "serve photo": "serve",

@@ -13,7 +13,7 @@ try:
     import pyarrow.parquet as pq
 except ImportError as error:
     raise MissingDependencyError(
-        "Parquet files cannot be read: pyarrow is not installed. They need the extra 'train'. "
+        "Parquet files cannot be read or written: pyarrow is not installed. They need the extra 'train' or 'bulk'. "
         "Run pip install 'stepladder[train]'."
     ) from error
 

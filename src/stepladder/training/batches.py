@@ -47,7 +47,8 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
     shared: dict[str, Any] = {"crop": crop, "batch_size": batch_size, "seed": seed, "num_workers": data.workers}
     if data.stream is not None:
         return partial(ImageStream, stream_pieces(data.train), data.stream, **shared)
-    return partial(training_loader, open_pairs(data.train) if data.latents else open_source(data.train), **shared)
+    source = open_pairs(data.train) if data.latents else open_source(data.train)
+    return partial(training_loader, source, **shared)
 
 
 @record_function("data")
@@ -59,6 +60,8 @@ def next_batch(stream: Iterator[Any]) -> Any:
 @record_function("copy")
 def to_device(batch: Any, device: torch.device) -> Any:
     """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
-    if isinstance(batch, Tensor) and batch.ndim == 4:
+    if not isinstance(batch, Tensor):
+        return batch.to(device)
+    if batch.ndim == 4:
         return batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch.to(device)
+    return batch.to(device, non_blocking=True)

@@ -280,7 +280,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
 
 
 @record_function("forward")
-def _forward(run: _Run, batch: Tensor, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+def _forward(run: _Run, batch: Any, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
     loss, parts = run.wrapped(batch, seed, progress)
     return loss, parts
 
@@ -321,7 +321,7 @@ def _average(run: _Run, step: int) -> None:
     run.ema.update(run.objective.model, step)
 
 
-def _save(run: _Run, step: int, stream: Iterator[Tensor]) -> None:
+def _save(run: _Run, step: int, stream: Iterator[Any]) -> None:
     mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
     everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
     if run.main:
