@@ -40,9 +40,8 @@ def rings(tmp_path) -> Path:
 
 
 def test_reconstruct_cuts_images_to_a_square_and_resizes_them_first(run, model, rings):
-    result = run(
-        "reconstruct", rings, "--out", "out", "--model", model, "--size", 24, "--seed", 3, "--compare", "--json"
-    )
+    options = ("--size", 24, "--seed", 3, "--compare", "--json")
+    result = run("reconstruct", rings, "--out", "out", "--model", model, *options)
     (done,) = json.loads(result.stdout)["done"]
     assert (done["width"], done["height"], done["latent_shape"]) == (24, 24, [16, 3, 3])
     original = centre_crop_resize(load_image(rings), 24)
