@@ -14,12 +14,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := train,hub,demo,page,dev,docs
 CODE := src tests examples benchmarks recipes docs
-PYTEST := $(BIN)/python -m pytest
+# One process of tests for each processor, one thread in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 FAST := not slow
-# Tests that run a second time with annotated types and shapes checked: the theory, and the parts on their own.
-TYPED := tests/sampling tests/test_contracts.py tests/test_tokenizer.py tests/test_tokenizer_of_tokens.py \
-	tests/test_checkpoints.py tests/test_layouts.py tests/nn tests/losses tests/bottlenecks tests/encoders tests/decoders
-
 .PHONY: help setup demo test check docs format tables pages clean
 
 help:  ## List the targets
@@ -39,9 +36,9 @@ setup: $(READY)  ## Create .venv with everything that the other targets need
 demo: $(READY)  ## Reconstruct photographs; print speed and quality, write a comparison picture
 	@$(BIN)/python examples/demo.py --out build/demo
 
-test: $(READY)  ## Run the tests that fit in ten minutes on two cores
-	$(PYTEST) -m "$(FAST)" --durations=10
-	$(PYTEST) -m "$(FAST)" -q --typecheck $(TYPED)
+test: $(READY)  ## Run all but the long tests: with annotated types and shapes checked, then those that cannot be
+	$(PYTEST) -m "$(FAST)" --typecheck --durations=10
+	$(PYTEST) -m "$(FAST) and untyped" -q
 
 check: docs  ## Lint, formatting, types, import layers, generated tables and pages, the documentation site
 	$(BIN)/ruff check $(CODE)

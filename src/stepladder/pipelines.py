@@ -19,7 +19,7 @@ __all__ = ["decodable", "foreign_latents", "unit_latents"]
 
 @torch.no_grad()
 def unit_latents(
-    tokenizer: Tokenizer, latent: Float[Tensor, "b p h w"], *, space: LatentSpace = "raw"
+    tokenizer: Tokenizer, latent: Float[Tensor, "b p y x"], *, space: LatentSpace = "raw"
 ) -> Float[Tensor, "b c h w"]:
     """Latents that a model decodes, of those that its frozen encoder or a diffusion pipeline made.
 
@@ -45,7 +45,7 @@ def decodable(tokenizer: Tokenizer, latent: Float[Tensor, "b c h w"]) -> Float[T
 @torch.no_grad()
 def foreign_latents(
     tokenizer: Tokenizer, latent: Float[Tensor, "b c h w"], *, space: LatentSpace = "raw"
-) -> Float[Tensor, "b p h w"]:
+) -> Float[Tensor, "b p y x"]:
     """The inverse of `unit_latents`; for a pipeline packed where it packs."""
     return _frozen(tokenizer).foreign(tokenizer.bottleneck.scale.inverse(latent), space)
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepladder.bottlenecks import GaussianPosterior, build_bottleneck
+from stepladder.bottlenecks import BottleneckOutput, GaussianPosterior, build_bottleneck
 from stepladder.checkpoints import weights_digest
 from stepladder.configs import unstructure
 from stepladder.decoders import LadderDecoder, build_network

@@ -64,7 +64,7 @@ def test_help_and_usage_errors_load_no_heavy_module(python, arguments):
         ("evaluate photos", "Missing argument 'MODEL@N'"),
         ("evaluate photos m --limit 0", "Invalid value for '--limit'"),
         ("evaluate photos m --batch 0", "Invalid value for '--batch'"),
-        ("train", "Missing argument 'CONFIG'"),
+        ("distill", "Missing argument 'CONFIG'"),
         ("info", "Missing argument 'MODEL'"),
         ("decode z.safetensors", "Missing option '--out'"),
         ("--nonsense", "No such option: --nonsense"),

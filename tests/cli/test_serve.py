@@ -32,12 +32,14 @@ def served(monkeypatch):
 
 def test_a_server_is_what_the_options_say(run, model, served):
     words = ("--host", "::1", "--port", 0, "--seed", 3, "--max-side", 512, "--batch", 2, "--queue", 5)
+    words += ("--dtype", "bfloat16")
     result = run("serve", f"{model}@3", *words)
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == f"Serving {model}@3 (f8c16) on cpu at http://[::1]:4321/decode\n"
     config = served["config"]
     assert (config.name, config.steps, config.seed, config.batch, config.queue) == (f"{model}@3", 3, 3, 2, 5)
     assert (config.limits.side, config.limits.images) == (512, 2)
+    assert served["tokenizer"].dtype == torch.bfloat16
 
 
 def test_without_options_the_embedded_model_is_served_to_this_machine_alone(run, served):

@@ -79,6 +79,15 @@ def test_a_crop_shows_the_same_part_of_the_image_and_of_the_latent(data):
     assert len(places) > 5
 
 
+def test_worker_processes_change_no_batch(data):
+    options = {"crop": CropConfig(size=16), "batch_size": 3, "seed": 0, "stride": STRIDE}
+    alone = training_loader(open_pairs(str(data)), **options)
+    helped = training_loader(open_pairs(str(data)), num_workers=2, **options)
+    for _ in range(3):
+        one, other = next(alone), next(helped)
+        assert torch.equal(one.images, other.images) and torch.equal(one.latents, other.latents)
+
+
 def test_every_image_is_drawn_once_an_epoch(data):
     crops = TrainingCrops(open_pairs(str(data)), crop=CropConfig(size=16), batch_size=5, seed=3, stride=STRIDE)
     assert sorted(crops[0].images.latents[:, 2, 0, 0].tolist()) == [0, 1, 2, 3, 4]

@@ -86,6 +86,23 @@ def test_a_missing_file_says_what_to_pass(tmp_path):
         encoder.open("elsewhere.onnx")
 
 
+def test_a_file_on_the_hub_is_fetched_and_what_the_hub_says_is_told(file, monkeypatch):
+    asked = []
+
+    def download(repository, name):
+        asked.append((repository, name))
+        if name != "files/encoder.onnx":
+            raise OSError("404 Client Error.")
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    encoder = FrozenEncoder(OnnxEncoderConfig(source="owner/name/files/encoder.onnx", image_range=(0.0, 1.0)), 6)
+    assert encoder(images()).shape == (2, 6, 3, 3)
+    assert asked == [("owner/name", "files/encoder.onnx")]
+    with pytest.raises(CheckpointError, match=r"cannot be fetched from the hub: 404 Client Error\. Pass"):
+        encoder.open("owner/name/gone.onnx")
+
+
 def test_a_file_that_is_no_encoder_is_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(CheckpointError, match=r"text.onnx is no ONNX model.*Export it again"):

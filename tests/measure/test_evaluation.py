@@ -71,11 +71,15 @@ class Perfect(nn.Module):
         super().__init__()
         self.schedule = StageSchedule.uniform(num_stages=1)
         self.decoder = SimpleNamespace(side_multiple=1, network=SimpleNamespace(context=self.context))
+        self.dtype = torch.float32
         self.weight = nn.Parameter(torch.zeros(7))
         self.calls = []
 
     def context(self, latent):
         return Context(features=latent, initial=None)
+
+    def to_precision(self, dtype):
+        return self.to(dtype)
 
     def network_evaluations(self, steps, sampler):
         return steps
@@ -95,7 +99,7 @@ def run(models, source=SOURCE, **options):
 def test_the_report_has_the_keys_of_the_interface_and_is_json(tokenizer):
     report = run([("tiny", tokenizer, 2)], limit=3, metrics=METRICS, bootstrap=2)
     data = report.as_dict()
-    top = "data images crops skipped size seed device threads version bootstrap rows notes"
+    top = "data images crops skipped size seed device dtype threads version bootstrap rows notes"
     row = (
         "model steps_per_stage stages network_evaluations sampler texture shift psnr_db ssim ms_ssim lpips_vgg rfid "
         "fd_efficientnet_lite2 colour_shift fd_efficientnet_lite2_interval stage_gains seconds_per_image batch "

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def test_the_runtime_imports_no_torch_and_works_where_there_is_none(folder, phot
     code = "import sys, stepladder.runtime.command; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "jaxtyping", "typer", "rich", "huggingface_hub", "onnxruntime"} & set(loaded)
+
+
+def test_the_distribution_without_torch_holds_what_the_runtime_imports():
+    code = "import sys, stepladder.runtime.command; print(*(n for n in sys.modules if n.startswith('stepladder')))"
+    names = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    imported = {name.removeprefix("stepladder").lstrip(".").split(".")[0] or "__init__" for name in names}
+    project = tomllib.loads((ROOT / "packages/runtime/pyproject.toml").read_text("utf-8"))
+    held = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
+    assert {Path(file).stem for file in held} - {"LICENSE", "py"} == imported
 
 
 @pytest.mark.slow

@@ -81,6 +81,14 @@ def test_a_tensor_of_half_precision_goes_both_ways(decode, tokenizer, latent, dt
     assert (found.float() - image_of(tokenizer, latent)).abs().mean() < 0.02
 
 
+def test_a_model_in_half_precision_decodes_for_anybody(latent):
+    half = fakes.tokenizer(16, 8).to(torch.bfloat16)
+    with running(half, ServeConfig(name="tiny")) as address:
+        found = remote_decode(f"{address}/decode", latent, do_scaling=False, output_type="pt", return_type="pt")
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, image_of(half, latent).float(), atol=1e-2)
+
+
 def test_several_images_go_in_one_request_and_each_is_as_if_alone(decode, tokenizer):
     latents = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(1))
     found = decode(tensor=latents, output_type="pt", return_type="pt")
@@ -315,6 +323,15 @@ def test_an_image_that_cannot_be_decoded_fails_alone(tokenizer, monkeypatch):
         assert said.startswith("The image could not be decoded: can't allocate memory. Ask for a smaller one")
         good = remote_decode(f"{address}/decode", torch.zeros(1, 16, 2, 2), do_scaling=False)
         assert good.size == (16, 16)
+
+
+def test_what_goes_wrong_afterwards_is_a_sentence_too(tokenizer, monkeypatch, caplog):
+    monkeypatch.setattr(tokenizer, "decode", lambda z, **words: torch.full((len(z), 3, 16, 16), float("nan")))
+    with running(tokenizer, ServeConfig(name="tiny")) as address:
+        status, said = post(address, GOOD, **SHAPE)
+    assert status == 500
+    assert said.startswith("The request failed: The image holds NaN. Pixels are numbers in [-1, 1].")
+    assert "Traceback" in caplog.text
 
 
 def test_a_hundred_requests_eight_at_a_time_with_hostile_ones_between_lose_nothing(tokenizer):

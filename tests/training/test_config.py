@@ -147,6 +147,11 @@ def test_what_is_not_accepted_is_one_line_that_says_what_is(load, override, text
     assert "\n" not in str(caught.value)
 
 
+def test_latents_beside_images_are_no_stream(load):
+    with pytest.raises(ConfigError, match=r"data\.latents is true, and data\.stream is set"):
+        load(data={"train": ["photos"], "latents": True, "stream": {}})
+
+
 def test_the_message_names_the_file(load):
     with pytest.raises(ConfigError, match=r"config\.json: Unknown key"):
         load(stepz=3)

@@ -105,9 +105,12 @@ def test_it_shows_the_newest_numbers(tmp_path):
 
 
 def test_records_of_an_older_version_do_not_stop_a_run(tmp_path):
-    (tmp_path / "records.jsonl").write_text('{"step": 1, "loss": 2.0}\n' + json.dumps(RECORD | {"step": 2}) + '\n{"st')
+    old = {"step": 1, "loss": 2.0, "validation_psnr_db": {"draft": 20.0}}
+    (tmp_path / "records.jsonl").write_text(f'{json.dumps(old)}\n{json.dumps(RECORD | {"step": 2})}\n{{"st')
     Report(tmp_path).update(at_once=True)
-    assert "2 of 40" in (tmp_path / "report.html").read_text("utf-8")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "2 of 40" in page
+    assert "PSNR, draft" in page
 
 
 def test_names_are_never_markup(tmp_path):

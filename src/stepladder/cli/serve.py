@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from stepladder.cli._models import load_model
-from stepladder.cli._options import DEFAULT_MODEL, Device, Seed
+from stepladder.cli._options import DEFAULT_MODEL, Device, Dtype, Precision, Seed
 from stepladder.cli._output import say
 
 __all__ = ["serve"]
@@ -20,6 +20,7 @@ def serve(
     host: Annotated[str, typer.Option(metavar="H", help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="P", help="Port; 0 for any that is free.")] = 8000,
     device: Device = "auto",
+    dtype: Dtype = Precision.float32,
     seed: Seed = 0,
     max_side: Annotated[
         int, typer.Option(min=1, max=2**14, metavar="N", help="Longest side of an image that is decoded.")
@@ -37,7 +38,7 @@ def serve(
     from stepladder.serve.app import serve as run
     from stepladder.serve.protocol import Limits
 
-    tokenizer, spec = load_model(model, device)
+    tokenizer, spec = load_model(model, device, dtype=dtype)
     config = ServeConfig(
         name=str(spec),
         steps=spec.steps,

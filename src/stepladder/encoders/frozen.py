@@ -179,7 +179,7 @@ class FrozenEncoder(nn.Module):
         found = None if self._opened is None else self._opened.encode.pipeline_scale
         return self.config.pipeline or found
 
-    def raw(self, latent: Float[Tensor, "b p h w"], space: LatentSpace) -> Float[Tensor, "b c h w"]:
+    def raw(self, latent: Float[Tensor, "b p y x"], space: LatentSpace) -> Float[Tensor, "b c h w"]:
         """Raw latents of raw ones, or of those of a pipeline, packed or not.
 
         Raises:
@@ -197,7 +197,7 @@ class FrozenEncoder(nn.Module):
         packed = F.pixel_unshuffle(latent, packing) if latent.shape[1] == self.channels else latent
         return self._known_scale().raw(packed)
 
-    def foreign(self, raw: Float[Tensor, "b c h w"], space: LatentSpace) -> Float[Tensor, "b p h w"]:
+    def foreign(self, raw: Float[Tensor, "b c h w"], space: LatentSpace) -> Float[Tensor, "b p y x"]:
         """The inverse of `raw`; packed where pipelines pack."""
         return raw if space == "raw" else self._known_scale().pipeline(raw)
 

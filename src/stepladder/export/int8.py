@@ -118,11 +118,11 @@ def _nncf() -> Any:
 
 
 def _decode_all(model: Model, latents: Sequence[Array]) -> list[tuple[Array, Array]]:
-    """Each latent in one graph, and stage by stage."""
+    """Each latent in one graph, and stage by stage, both without tiles."""
     found = []
     for latent in latents:
-        *_, last = model.decode_progressively(latent)
-        found.append((model.decode(latent), last))
+        *_, last = model.decode_progressively(latent, tile=0)
+        found.append((model.decode(latent, tile=0), last))
     return found
 
 

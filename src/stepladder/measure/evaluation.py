@@ -121,7 +121,7 @@ def evaluate(
         taking.shifts(tokenizer.schedule)
     trials = [_Evaluated(*model, device, dtype) for model in loaded]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
-    judges = Judges(metrics, size=size, crops=crops, device=device)
+    judges = Judges(metrics, size=size, crops=crops, keep=bootstrap > 0, device=device)
     total = crops * (len(source) if limit is None else min(limit, len(source)))
     done = 0
     with torch.inference_mode():
@@ -192,7 +192,7 @@ class _Evaluated:
             self.values.setdefault(key, []).extend(measure(images, quantised).tolist())
         if judges.fresh:
             for key, network in judges.networks.items():
-                self.features.setdefault(key, Features()).update(network(images[judges.fresh]))
+                self.features.setdefault(key, Features(keep=judges.keep)).update(network(images[judges.fresh]))
         return images
 
     def row(self, judges: Judges, batch: int, bootstrap: int) -> Row:

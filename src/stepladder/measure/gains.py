@@ -53,7 +53,7 @@ def stage_gains(
         stages: From `decode_progressively`: the images of all stages, coarse first.
         references: The originals, in [-1, 1]; sides that every stage divides.
     """
-    latent = tokenizer.layout.fit_latent(code.latent, tokenizer.decoder.side_multiple)
+    latent = tokenizer.layout.fit_latent(code.latent.to(tokenizer.dtype), tokenizer.decoder.side_multiple)
     context = tokenizer.decoder.network.context(latent)
     if context.initial is None:
         return None

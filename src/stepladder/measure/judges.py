@@ -17,27 +17,29 @@ __all__ = ["Features", "Judges"]
 
 
 class Features:
-    """Features of different images, as they come: their statistics, and themselves for an interval."""
+    """Features of different images, as they come: their statistics, and, where an interval needs them, themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool) -> None:
         self.statistics = FeatureStatistics()
+        self._keep = keep
         self._parts: list[Tensor] = []
 
     def update(self, features: Float[Tensor, "b d"]) -> None:
         """Adds a batch."""
         self.statistics.update(features)
-        self._parts.append(features.detach().float().cpu())
+        if self._keep:
+            self._parts.append(features.detach().float().cpu())
 
     @property
     def all(self) -> Float[Tensor, "n d"]:
-        """All of them, in the order in which they came."""
+        """All of them, in the order in which they came; they must have been kept."""
         return torch.cat(self._parts)
 
 
 class Judges:
     """The metrics that can be taken here, and what they saw of the originals."""
 
-    def __init__(self, metrics: Sequence[Metric], *, size: int, crops: int, device: torch.device) -> None:
+    def __init__(self, metrics: Sequence[Metric], *, size: int, crops: int, keep: bool, device: torch.device) -> None:
         self.metrics = metrics
         self.measures: dict[str, ImageMeasure] = {}
         """Of images, by key."""
@@ -50,7 +52,9 @@ class Judges:
                 self._load(metric, size, device)
             except MissingDependencyError as error:
                 self.notes[metric.key] = str(error)
-        self.originals = {key: Features() for key in self.networks}
+        self.keep = keep
+        """Whether features are kept for intervals."""
+        self.originals = {key: Features(keep=keep) for key in self.networks}
         """Features of different originals, by key of the distance."""
         self.photographs: list[int] = []
         """The photograph of which each of these is a crop."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ except ImportError as error:
     ) from error
 
 __all__ = ["ServeConfig", "application", "serve"]
+
+_log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -147,6 +150,10 @@ class _Service:
                 response = await handler(request)
             except RequestError as error:
                 response = _sentence(error)
+            except Exception as error:  # a client gets a sentence, whatever it is; who runs the server gets it whole
+                _log.exception("A request failed")
+                said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                response = _sentence(RequestError(f"The request failed: {said}. Tell who runs the server.", 500))
             finally:
                 self._working -= 1
             self._tally.count(response.status_code)

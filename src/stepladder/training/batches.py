@@ -38,7 +38,8 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
 
     Returns:
         A function of `start_batch`, `process_index` and `num_processes`, all optional: endless batches
-        (B, 3, size, size) in [-1, 1] of one process, with their latents where the data holds them.
+        (B, 3, size, size) in [-1, 1] of one process; with their latents, cut at multiples of `stride`, where the data
+        holds latents.
 
     Raises:
         DataError: If the data cannot be used.

@@ -101,12 +101,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def row_title(name: str) -> str:
     """What a row of a grid, or a number of `validation_psnr_db`, is called for a reader."""
     match name:
-        case "original":
-            return name
         case "initial":
             return "initial estimate"
-        case _:
+        case _ if name.isdigit():
             return f"{name} step per stage" if name == "1" else f"{name} steps per stage"
+        case _:
+            return name  # of another version
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ import diffusers
 
 import pipeline_fakes as fakes
 from stepladder import ConfigError
+from stepladder.encoders.scale import PipelineScale
 from stepladder.integrations.diffusers import AutoencoderStepladder, Previews, autoencoder
 from stepladder.pipelines import foreign_latents, unit_latents
 
@@ -117,6 +118,14 @@ def test_a_model_that_does_not_know_the_factors_takes_those_of_the_autoencoder_t
         "How pipelines scale latents of 'owner/name' is not known to this model. Its pipeline's own autoencoder knows. "
         "Pass like=pipe.vae."
     )
+
+
+def test_factors_can_be_given_themselves_for_an_encoder_whose_latents_are_those_of_the_pipeline():
+    ignorant = fakes.decoder_of(flux2(), 32, 8, knows=False)
+    pipe = fakes.build("flux2", autoencoder(ignorant, like=PipelineScale()))
+    latent = fakes.grid(fakes.call(pipe, output_type="latent"))
+    expected = ignorant.decode(unit_latents(ignorant, latent), seeds=[0])
+    assert torch.allclose(fakes.call(pipe), expected / 2 + 0.5, atol=1e-4)
 
 
 def test_previews_show_latents_of_the_pipeline(made):

@@ -53,19 +53,21 @@ def scale_of(config: TokenizerConfig) -> PipelineScale:
 
 
 def config_like(tokenizer: Tokenizer, vae: Any) -> TokenizerConfig:
-    """The configuration of a tokenizer, with the factors of an autoencoder of diffusers.
+    """The configuration of a tokenizer, with factors that are given, or those of an autoencoder of diffusers.
 
     Raises:
         ConfigError: If the tokenizer does not decode latents of such an autoencoder.
     """
     config, layout, name = tokenizer.config, tokenizer.layout, type(vae).__name__
-    widths = vae.config.get("block_out_channels") or vae.config.get("encoder_block_out_channels") or ()
-    found = GridLayout(vae.config.get("latent_channels", 0), 2 ** (len(widths) - 1) if widths else 0)
     if not isinstance(config.encoder, FrozenEncoderConfig):
         raise ConfigError(
             f"A model with an encoder of its own does not decode latents of the {name} of a pipeline. Accepted: a "
             "model that was trained on them. Leave like out only if the pipeline makes latents of this model."
         )
+    if isinstance(vae, PipelineScale):
+        return replace(config, encoder=replace(config.encoder, pipeline=vae))
+    widths = vae.config.get("block_out_channels") or vae.config.get("encoder_block_out_channels") or ()
+    found = GridLayout(vae.config.get("latent_channels", 0), 2 ** (len(widths) - 1) if widths else 0)
     if found != layout:
         raise ConfigError(
             f"Latents of the {name} are {found}, and the model decodes {layout}. Accepted: an autoencoder with the "

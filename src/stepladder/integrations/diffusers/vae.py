@@ -200,8 +200,8 @@ def autoencoder(
 
     Args:
         model: A tokenizer, which is shared and not copied, or an embedded name, a folder or a hub id.
-        like: The autoencoder that the pipeline came with, from which the factors are read: for a model that decodes its
-            latents and does not know them.
+        like: For a model that decodes latents of another autoencoder and does not know its factors: that autoencoder,
+            as the pipeline came with it, or the factors themselves (`PipelineScale`).
         seed: From which each image starts where a pipeline passes no generator.
         steps: Steps per stage; the tokenizer's own by default.
 

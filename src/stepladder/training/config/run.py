@@ -113,10 +113,9 @@ class DataConfig:
         check_at_least(self, 1, "validation_images", where="data")
         if self.validation_size is not None:
             check_at_least(self, 1, "validation_size", where="data")
-        if self.stream is not None and self.latents:
+        if self.latents and self.stream is not None:
             raise ConfigError(
-                "data.latents is true, and data.stream is set. Cached latents are read at random, from a local disk. "
-                "Leave one of them out."
+                "data.latents is true, and data.stream is set. Latents beside images are read at random. Leave out one."
             )
         remote = next((entry for entry in self.train if is_remote(entry)), None)
         if remote is not None and self.stream is None:
