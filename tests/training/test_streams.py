@@ -89,9 +89,8 @@ def in_two_processes(config: Path, folder: Path, *runs: str) -> None:
         for rank in range(2)
     ]
     try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors.decode()
+        said = [process.communicate(timeout=300)[1].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     finally:
         for process in processes:
             process.kill()
