@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env, gather_object
+from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env
 from torch import Tensor, nn
 from torch.profiler import record_function
 
