@@ -23,6 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -162,9 +163,10 @@ def status(browser: webdriver.Chrome) -> str:
 
 
 def wait_for(browser: webdriver.Chrome, condition: object, seconds: float = 120) -> None:
-    """Waits until a function without arguments returns something true."""
+    """Waits until a function without arguments returns something true, also while parts of the page are drawn anew."""
     assert callable(condition)
-    WebDriverWait(browser, seconds, poll_frequency=0.1).until(lambda _: condition())
+    redrawn = [StaleElementReferenceException]
+    WebDriverWait(browser, seconds, poll_frequency=0.1, ignored_exceptions=redrawn).until(lambda _: condition())
 
 
 def _program(*names: str) -> str:

@@ -76,6 +76,14 @@ def remove(browser):
     wait_for(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#picture input[type=file]"), 20)
 
 
+def upload(browser, path):
+    def sent():
+        browser.find_element(By.CSS_SELECTOR, "#picture input[type=file]").send_keys(str(path))
+        return True
+
+    wait_for(browser, sent, 20)
+
+
 def shown(browser, index=-1, panel=0):
     """A picture of a comparison: the original, 0, or the reconstruction, -1."""
     panels = [each for each in browser.find_elements(By.CSS_SELECTOR, ".panel-slider") if each.is_displayed()]
@@ -168,16 +176,16 @@ def test_an_upload_that_cannot_be_used_is_a_sentence(opened, tmp_path):
     (tmp_path / "<b>note.jpg").write_bytes(b"no image")
     Image.new("RGB", (1000, 501)).save(tmp_path / "large.png")
     Image.new("RGB", (30, 20), "teal").save(tmp_path / "good.tiff")
-    browser = opened()
     for name, said in {
         "torn.png": "Cannot read image torn.png:",
         "<b>note.jpg": "it is no image of a format that is read",
         "large.png": "too many pixels (1000 x 501); at most 500000 are read. Make it smaller.",
         "good.tiff": "Press Reconstruct.",
     }.items():
+        browser = opened()
         remove(browser)
-        browser.find_element(By.CSS_SELECTOR, "#picture input[type=file]").send_keys(str(tmp_path / name))
-        wait_for(browser, lambda said=said: said in status(browser), 20)
+        upload(browser, tmp_path / name)
+        wait_for(browser, lambda browser=browser, said=said: said in status(browser), 20)
     press(browser)
     finished(browser)
     wait_for(browser, lambda: shown(browser).size == (30, 20), 20)

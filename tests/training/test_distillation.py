@@ -180,7 +180,7 @@ def test_without_the_adversary_the_gradient_is_that_of_distance_and_perceptual_l
     objective = objective_of("adversarial")
     config = objective.config = replace(objective.config, adversarial_share=0.0, distillation_weight=3.0)
     found = student_gradient(objective, 0.0)
-    student, teacher = objective.denoisers(images())
+    _, student, teacher = objective.denoisers(images())
     schedule = objective.tokenizer.schedule
     draw = torch.Generator().manual_seed(0)
     rollout = renoised_rollout(student, teacher, schedule, shape=(2, 3, 32, 32), generator=draw, teacher_steps=2)
@@ -371,5 +371,5 @@ def test_every_stage_of_student_and_teacher_is_one_graph(make_distillation, tmp_
 def test_the_run_folder_is_that_of_training(make_distillation, tmp_path):
     distill(make_distillation(steps=2), tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoints", "config.json", "environment.json", "model", "records.jsonl"]
+    assert names == ["checkpoints", "config.json", "environment.json", "model", "records.jsonl", "report.html"]
     assert json.loads((tmp_path / "environment.json").read_text())["training_gflop_per_image"] > 0

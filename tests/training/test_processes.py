@@ -151,7 +151,7 @@ def test_each_process_sees_other_images_and_together_they_see_all(seen, config):
 
 def test_the_first_process_alone_writes_the_run(run, seen):
     names = sorted(path.name for path in (run / "run").iterdir())
-    assert names == ["checkpoints", "config.json", "environment.json", "model", "records.jsonl"]
+    assert names == ["checkpoints", "config.json", "environment.json", "model", "records.jsonl", "report.html"]
     assert (run / "run" / "records.jsonl").read_text().count("\n") == 2
     assert '"images_seen": 16,' in (run / "run" / "records.jsonl").read_text()
     assert '"processes": 2,' in (run / "run" / "environment.json").read_text()

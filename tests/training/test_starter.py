@@ -53,7 +53,7 @@ def test_every_key_stands_there_once_below_its_meaning(tmp_path):
     assert all(block.startswith("# ") and not re.match(r"# \w+ =", block) for block in blocks), blocks
     assert "# Where records go beside" in text
     assert "# tracker =" in text
-    assert 'One of "no", "bf16".\nprecision = "no"' in text
+    assert 'One of "no", "bf16", "auto".\nprecision = "no"' in text
 
 
 def test_a_preset_that_does_not_exist_is_one_line():

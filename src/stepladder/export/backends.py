@@ -95,7 +95,7 @@ def write_graph(graph: Graph, folder: Path, *, backend: Backend, opset: int) -> 
 def open_written(graph: Graph, written: Written, backend: Backend) -> Run:
     """What was written, as a function of tensors."""
     if backend == "torch":
-        program = torch.export.load(written.files[0]).module()
+        program = torch.export.load(written.files[0]).module(check_guards=False)  # sides of one cell are fine
         return lambda inputs: list(program(list(inputs)))
     function = open_graph(written.files[0], pick_engine(backend, None, "float32", 0))
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DataLoaderConfiguration, gather_object
+from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env
 from torch import Tensor, nn
 from torch.profiler import record_function
 
@@ -176,7 +176,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
     """Everything but the checkpoint; writes nothing."""
     check_tracker(config)
     accelerator = Accelerator(
-        mixed_precision=precision_on(PartialState().device, config),
+        mixed_precision=precision_on(_processes().device, config),
         gradient_accumulation_steps=1,
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
         log_with=config.tracker,
@@ -204,6 +204,11 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
         ema=ema,
         places={},
     )
+
+
+def _processes() -> PartialState:
+    """The processes of the run, which accelerate knows from here on; on the CPU where its environment says so."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _start(run: _Run, example: Any) -> int:
