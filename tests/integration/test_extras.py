@@ -70,7 +70,7 @@ OPTIONAL = [
     "gradio",
 ]
 OPTIONAL += ["matplotlib", "pandas", "pyarrow", "scipy", "skimage", "sklearn", "starlette", "torch_fidelity"]
-OPTIONAL += ["torchvision", "transformers", "uvicorn"]
+OPTIONAL += ["ray", "torchvision", "transformers", "uvicorn", "webdataset"]
 
 
 @pytest.fixture
