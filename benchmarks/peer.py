@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from stepladder.measure.evaluation import evaluate
 from stepladder.models import ModelSpec, parse_model_spec
 from stepladder.pipelines import foreign_latents
 from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.tokenizer_config import LadderConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,19 +77,19 @@ class Peer(Tokenizer):
     """A tokenizer whose latents another decoder decodes: encoder and scale are those of a model."""
 
     def __init__(self, model: Tokenizer, decoder: Path) -> None:
-        super().__init__(model.config)
+        super().__init__(replace(model.config, ladder=LadderConfig(num_stages=1)))
         self.encoder, self.bottleneck = model.encoder, model.bottleneck
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self._session = onnxruntime.InferenceSession(str(decoder), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
-    def decode(self, code: Encoding | Tensor, **_: Any) -> Tensor:
-        """Images in [-1, 1]; takes no noise."""
+    def decode_progressively(self, code: Encoding | Tensor, **_: Any) -> Iterator[Tensor]:
+        """One image in [-1, 1]; takes no noise."""
         assert isinstance(code, Encoding)
         raw = foreign_latents(self, code.latent).numpy()
         images = torch.from_numpy(self._session.run(None, {self._input: raw})[0])
-        return (images.clamp(0, 1) * 2 - 1)[:, :, : code.size[0], : code.size[1]]
+        yield (images.clamp(0, 1) * 2 - 1)[:, :, : code.size[0], : code.size[1]]
 
 
 def described(decoder: Path, latent: Sequence[int]) -> dict[str, Any]:
@@ -98,7 +100,8 @@ def described(decoder: Path, latent: Sequence[int]) -> dict[str, Any]:
     for dim, length in zip(dims, (1, *latent), strict=True):
         dim.dim_value = length
     flop = sum(_convolutions(onnx.shape_inference.infer_shapes(model).graph))
-    return {"stages": 1, "network_evaluations": 1, "parameters": parameters, "gflop_per_image": flop / 1e9}
+    cost = {"parameters": parameters, "gflop_per_image": flop / 1e9}
+    return {"stages": 1, "network_evaluations": 1, "stage_gains": None, **cost}
 
 
 def _convolutions(graph: Any) -> Iterator[float]:

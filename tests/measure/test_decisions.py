@@ -26,6 +26,7 @@ class Drawing:
         yield up(coarse) + torch.stack([0.1 * torch.randn(3, 64, 64, generator=draw) for draw in draws])
 
 
+@pytest.mark.untyped
 def test_each_stage_decides_what_it_draws_and_its_image_spreads_by_all_that_was_drawn():
     coarse, fine = decisions(Drawing(), torch.zeros(1, 1), seeds=range(64))
     assert (coarse.stage, coarse.downscale, fine.stage, fine.downscale) == (0, 2, 1, 1)
@@ -34,6 +35,7 @@ def test_each_stage_decides_what_it_draws_and_its_image_spreads_by_all_that_was_
     assert fine.spread == pytest.approx((0.3**2 + 0.1**2) ** 0.5, rel=0.02)
 
 
+@pytest.mark.untyped
 def test_maps_say_where_images_differ():
     class Half(Drawing):
         def decode_progressively(self, latent, **options):
@@ -65,6 +67,7 @@ def test_squares_are_averaged_over_latents():
     assert mean.as_dict()["downscale"] == 1
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(("latents", "seeds"), [(2, [0, 1]), (1, [3]), (1, [4, 4])])
 def test_one_latent_and_two_seeds_are_needed(latents, seeds):
     text = rf"Decisions about {latents} latents with \d seeds\. One latent and at least 2 different seeds are needed"

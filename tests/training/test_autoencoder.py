@@ -78,6 +78,7 @@ def test_times_and_weights_are_those_of_the_configuration():
         torch.testing.assert_close(found[f"flow_{i}"], part, rtol=1e-3, atol=1e-6)  # latent scale moves on by a batch
 
 
+@pytest.mark.untyped
 def test_what_a_bottleneck_says_of_a_batch_is_written_down():
     class Counting(nn.Module):
         def forward(self, features, draw=None):

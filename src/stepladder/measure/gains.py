@@ -42,7 +42,7 @@ class StageGain:
 def stage_gains(
     tokenizer: Tokenizer,
     code: Encoding,
-    stages: Sequence[Float[Tensor, "b 3 h w"]],
+    stages: Sequence[Float[Tensor, "b 3 _ _"]],
     references: Float[Tensor, "b 3 H W"],
 ) -> list[list[StageGain]] | None:
     """What each stage adds to each image; None where the decoder makes no initial estimate.

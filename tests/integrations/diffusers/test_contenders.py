@@ -55,6 +55,7 @@ def test_all_decoders_are_found_by_one_name_and_each_once(contenders):
     assert find_decoders([]) == []
 
 
+@pytest.mark.untyped
 def test_the_name_all_stands_for_every_decoder(monkeypatch):
     for name in DECODERS:
         monkeypatch.setitem(DECODERS, name, lambda name=name: name)

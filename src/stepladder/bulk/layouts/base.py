@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stepladder.bulk.manifest import Entry
@@ -67,10 +67,10 @@ class Layout(Protocol):
         ...
 
 
-def array(values: Tensor | None) -> np.ndarray[Any, Any]:
+def array(values: Tensor | None) -> NDArray[Any]:
     """Values as a numpy array."""
     assert values is not None
-    found: np.ndarray[Any, Any] = values.contiguous().numpy()
+    found: NDArray[Any] = values.contiguous().numpy()
     return found
 
 
