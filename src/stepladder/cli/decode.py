@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,8 @@ from stepladder.cli._output import print_json, print_table, say, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stepladder.latents import StoredLatent
+    from stepladder.latents import LatentFile, StoredLatent
+    from stepladder.tokenizer import Tokenizer
 
 __all__ = ["decode"]
 
@@ -87,12 +89,8 @@ def decode(
 
     Each becomes DIR/NAME.png, of the size of its original.
     """
-    import torch
-
     from stepladder.cli._foreign import of_model, read_foreign
-    from stepladder.images import save_png, to_pil
     from stepladder.latents import read_latents
-    from stepladder.seeds import seed_of
 
     content = read_latents(latents) if origin is None else read_foreign(latents, model, origin)
     targets = {stored.name: out / f"{stored.name}.png" for stored in content.latents}
@@ -112,66 +110,82 @@ def decode(
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
+    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking}
+    decoding = _Decoding(tokenizer, content, targets, seed, options, force=force)
+    work = Work(
+        read=decoding.read,
+        kind=lambda value: (value[0].shape, value[1]),
+        batch=lambda value: together(math.prod(value[1])),
+        compute=decoding.compute,
+        write=decoding.write,
+    )
+    outcome = for_each(content.latents, work, name=_name, label="Decoding", debug=bool(context.obj))
+    taken = spec.steps or tokenizer.steps_per_stage
+    if json:
+        said = describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking)
+        print_json({**said, "done": outcome.done, "failed": outcome.failures("name")})
+    elif outcome.done:
+        _print(outcome.done, f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
+    raise typer.Exit(outcome.exit_code)
 
-    def read(stored: "StoredLatent") -> "Tensor":
-        values = stored.values[None].to(tokenizer.device)
-        return values if content.codebook_size is None else tokenizer.latent_from_indices(values)
 
-    def seed_for(stored: "StoredLatent") -> int:
-        return seed_of(stored.name) if seed is None else seed
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """How latents become files."""
+
+    tokenizer: "Tokenizer"
+    content: "LatentFile"
+    targets: dict[str, Path]
+    """Where each goes, by its name."""
+    seed: int | None
+    """Of all; None for one of the name of each."""
+    options: dict[str, Any]
+    """Of `Tokenizer.decode`."""
+    force: bool
+
+    def read(self, stored: "StoredLatent") -> "tuple[Tensor, tuple[int, int]]":
+        """A latent that can be decoded, and the size of its image."""
+        values = stored.values[None].to(self.tokenizer.device)
+        if self.content.codebook_size is not None:
+            values = self.tokenizer.latent_from_indices(values)
+        return values, stored.size
 
     def compute(
-        members: "list[StoredLatent]", group: "list[tuple[Tensor, tuple[int, int]]]"
+        self, members: "list[StoredLatent]", group: "list[tuple[Tensor, tuple[int, int]]]"
     ) -> "list[tuple[Tensor, float]]":
+        """The images of latents of one kind, each with its share of the time."""
+        import torch
+
         started = time.perf_counter()
-        latent, seeds = torch.cat([values for values, _ in group]), [seed_for(stored) for stored in members]
-        size = group[0][1]
-        decoded = tokenizer.decode(
-            latent, seeds=seeds, steps=spec.steps, size=size, tile=side, guidance=guided, sampler=taking
-        ).cpu()
+        latent, seeds = torch.cat([values for values, _ in group]), [self._seed(stored) for stored in members]
+        decoded = self.tokenizer.decode(latent, seeds=seeds, size=group[0][1], **self.options).cpu()
         return [(image, (time.perf_counter() - started) / len(group)) for image in decoded]
 
-    def write(stored: "StoredLatent", _: object, result: "tuple[Tensor, float]") -> dict[str, Any]:
+    def write(self, stored: "StoredLatent", _: object, result: "tuple[Tensor, float]") -> dict[str, Any]:
+        """Writes an image, and says so."""
+        from stepladder.images import save_png, to_pil
+
         image, seconds = result
-        save_png(to_pil(image), targets[stored.name], force=force)
+        save_png(to_pil(image), self.targets[stored.name], force=self.force)
         height, width = stored.size
         return {
             "name": stored.name,
-            "output": shown(targets[stored.name]),
-            "seed": seed_for(stored),
+            "output": shown(self.targets[stored.name]),
+            "seed": self._seed(stored),
             "width": width,
             "height": height,
             "seconds": seconds,
         }
 
-    work = Work(
-        read=lambda stored: (read(stored), stored.size),
-        kind=lambda value: (value[0].shape, value[1]),
-        batch=lambda value: together(math.prod(value[1])),
-        compute=compute,
-        write=write,
-    )
-    outcome = for_each(content.latents, work, name=_name, label="Decoding", debug=bool(context.obj))
-    taken = spec.steps or tokenizer.steps_per_stage
-    if json:
-        print_json(
-            {
-                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking),
-                "done": outcome.done,
-                "failed": outcome.failures("name"),
-            }
-        )
-    elif outcome.done:
-        print_table(
-            ("image", "size", "seconds"),
-            [
-                (Path(done["output"]).name, f"{done['width']} x {done['height']}", f"{done['seconds']:.2f}")
-                for done in outcome.done
-            ],
-            title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}",
-            spare=("size",),
-        )
-    raise typer.Exit(outcome.exit_code)
+    def _seed(self, stored: "StoredLatent") -> int:
+        from stepladder.seeds import seed_of
+
+        return seed_of(stored.name) if self.seed is None else self.seed
+
+
+def _print(rows: list[dict[str, Any]], title: str) -> None:
+    cells = [(Path(row["output"]).name, f"{row['width']} x {row['height']}", f"{row['seconds']:.2f}") for row in rows]
+    print_table(("image", "size", "seconds"), cells, title=title, spare=("size",))
 
 
 def _name(stored: "StoredLatent") -> str:

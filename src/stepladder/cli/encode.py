@@ -1,5 +1,6 @@
 """`stepladder encode`: images to one file of latents."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stepladder.latents import LatentFile, StoredLatent
+    from stepladder.tokenizer import Tokenizer
 
 __all__ = ["encode"]
 
@@ -61,10 +63,7 @@ def encode(
     check_distinct((source, f"latent '{shown(source.stem)}'") for source in sources)
     check_outputs(sources, [out], force=force)
 
-    import torch
-
-    from stepladder.images import centre_crop_resize, load_image, to_tensor
-    from stepladder.latents import LatentFile, StoredLatent, check_names, write_latents
+    from stepladder.latents import LatentFile, check_names, write_latents
     from stepladder.layouts import check_side
 
     check_names(source.stem for source in sources)
@@ -77,26 +76,13 @@ def encode(
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
 
-    def read(source: Path) -> "Tensor":
-        image = load_image(source)
-        return to_tensor(image if size is None else centre_crop_resize(image, size))
-
-    together = batch_size(batch, tokenizer.device)
-
-    def compute(_sources: list[Path], originals: "list[Tensor]") -> "list[Tensor]":
-        code = tokenizer.encode(torch.stack(originals).to(tokenizer.device), tile=side)
-        return list((code.latent.float() if code.indices is None else code.indices).cpu())
-
-    def write(source: Path, original: "Tensor", values: "Tensor") -> "tuple[Path, StoredLatent]":
-        height, width = original.shape[1:]
-        return source, StoredLatent(name=source.stem, values=values, size=(height, width))
-
+    encoding, together = _Encoding(tokenizer, size, side), batch_size(batch, tokenizer.device)
     work = Work(
-        read=read,
+        read=encoding.read,
         kind=lambda original: original.shape,
         batch=lambda original: together(original[0].numel()),
-        compute=compute,
-        write=write,
+        compute=encoding.compute,
+        write=encoding.write,
     )
     outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
     content = LatentFile(
@@ -109,34 +95,62 @@ def encode(
         write_latents(out, content, force=force)
     rows = [_described(source, stored, content) for source, stored in outcome.done]
     if json:
-        print_json(
-            {
-                "model": spec.name,
-                "fingerprint": content.fingerprint,
-                "codebook_size": content.codebook_size,
-                "output": shown(out) if rows else None,
-                "device": str(tokenizer.device),
-                "dtype": str(tokenizer.dtype).removeprefix("torch."),
-                "done": rows,
-                "failed": outcome.failures("input"),
-            }
-        )
+        said = {
+            "model": spec.name,
+            "fingerprint": content.fingerprint,
+            "codebook_size": content.codebook_size,
+            "output": shown(out) if rows else None,
+            "device": str(tokenizer.device),
+            "dtype": str(tokenizer.dtype).removeprefix("torch."),
+        }
+        print_json({**said, "done": rows, "failed": outcome.failures("input")})
     elif rows:
-        print_table(
-            ("image", "size", "latent", "bits a pixel"),
-            [
-                (
-                    row["name"],
-                    f"{row['width']} x {row['height']}",
-                    " x ".join(map(str, row["latent_shape"])),
-                    f"{row['bits_per_pixel']:.2f}",
-                )
-                for row in rows
-            ],
-            title=f"{spec.name}, in {shown(out)}",
-            spare=("latent", "size"),
-        )
+        _print(rows, f"{spec.name}, in {shown(out)}")
     raise typer.Exit(outcome.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """How images become stored latents."""
+
+    tokenizer: "Tokenizer"
+    size: int | None
+    """Side to which they are cut."""
+    tile: int
+
+    def read(self, source: Path) -> "Tensor":
+        """An image, of the size in which it is encoded."""
+        from stepladder.images import centre_crop_resize, load_image, to_tensor
+
+        image = load_image(source)
+        return to_tensor(image if self.size is None else centre_crop_resize(image, self.size))
+
+    def compute(self, _sources: list[Path], originals: "list[Tensor]") -> "list[Tensor]":
+        """Latents of images of one size; their indices, where they are quantised."""
+        import torch
+
+        code = self.tokenizer.encode(torch.stack(originals).to(self.tokenizer.device), tile=self.tile)
+        return list((code.latent.float() if code.indices is None else code.indices).cpu())
+
+    def write(self, source: Path, original: "Tensor", values: "Tensor") -> "tuple[Path, StoredLatent]":
+        """What the file will hold of an image."""
+        from stepladder.latents import StoredLatent
+
+        height, width = original.shape[1:]
+        return source, StoredLatent(name=source.stem, values=values, size=(height, width))
+
+
+def _print(rows: list[dict[str, Any]], title: str) -> None:
+    cells = [
+        (
+            row["name"],
+            f"{row['width']} x {row['height']}",
+            " x ".join(map(str, row["latent_shape"])),
+            f"{row['bits_per_pixel']:.2f}",
+        )
+        for row in rows
+    ]
+    print_table(("image", "size", "latent", "bits a pixel"), cells, title=title, spare=("latent", "size"))
 
 
 def _described(source: Path, stored: "StoredLatent", content: "LatentFile") -> dict[str, Any]:

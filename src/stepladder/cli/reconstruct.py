@@ -1,6 +1,7 @@
 """`stepladder reconstruct`: images through a tokenizer and back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from stepladder.measure.reconstruction import Reconstruction
+    from stepladder.tokenizer import Tokenizer
 
 __all__ = ["reconstruct"]
 
@@ -100,10 +102,7 @@ def reconstruct(
     outputs += [(path, _beside(stem, "-compare.png")) for path, stem in stems.items() if compare]
     _check(list(stems), outputs, force=force)
 
-    from stepladder.images import centre_crop_resize, load_image, save_png, side_by_side
     from stepladder.layouts import check_side
-    from stepladder.measure.reconstruction import reconstruct_together
-    from stepladder.seeds import seed_of
 
     tokenizer, spec = load_model(model, device, steps, dtype=dtype)
     open_encoders([(spec.name, tokenizer)], encoder)
@@ -117,32 +116,81 @@ def reconstruct(
     _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
 
-    written: list[Path] = []
+    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking}
+    job = _Reconstructing(
+        tokenizer, stems, stages, size, seed, options, compare=compare, progressive=progressive, force=force
+    )
+    work = Work(
+        read=job.read,
+        kind=lambda image: image.size,
+        batch=lambda image: together(image.width * image.height),
+        compute=job.compute,
+        write=job.write,
+    )
+    outcome = for_each(list(stems), work, name=shown, label="Reconstructing", debug=bool(context.obj))
+    if way is not None:
+        _draw([(source, _beside(stems[source], ".png")) for source in job.written], job.read, way)
+    taken = spec.steps or tokenizer.steps_per_stage
+    if json:
+        said = describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking)
+        print_json({**said, "mean": _means(outcome.done), "done": outcome.done, "failed": outcome.failures("input")})
+    elif outcome.done:
+        _print(outcome.done, out, title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
+    raise typer.Exit(outcome.exit_code)
 
-    def read(source: Path) -> "Image":
+
+@dataclass(frozen=True, slots=True)
+class _Reconstructing:
+    """How images become reconstructions in files."""
+
+    tokenizer: "Tokenizer"
+    stems: dict[Path, Path]
+    """Where the files of an image go, without their endings."""
+    stages: dict[Path, list[Path]]
+    """Files of the coarse stages of an image; none unless they are asked for."""
+    size: int | None
+    """Side to which images are cut."""
+    seed: int | None
+    """Of all; None for one of the name of each."""
+    options: dict[str, Any]
+    """Of `reconstruct_together`."""
+    compare: bool
+    progressive: bool
+    force: bool
+    written: list[Path] = field(default_factory=list)
+    """Images that are done, in order."""
+
+    def read(self, source: Path) -> "Image":
+        """An image, of the size in which it is encoded."""
+        from stepladder.images import centre_crop_resize, load_image
+
         original = load_image(source)
-        return original if size is None else centre_crop_resize(original, size)
+        return original if self.size is None else centre_crop_resize(original, self.size)
 
-    def compute(sources: list[Path], originals: "list[Image]") -> "list[Reconstruction]":
-        seeds = [seed_of(source.stem) if seed is None else seed for source in sources]
-        return reconstruct_together(
-            tokenizer, originals, seeds=seeds, steps=spec.steps, tile=side, guidance=guided, sampler=taking
-        )
+    def compute(self, sources: list[Path], originals: "list[Image]") -> "list[Reconstruction]":
+        """Reconstructions of images of one size."""
+        from stepladder.measure.reconstruction import reconstruct_together
 
-    def write(source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
-        target, comparison = _beside(stems[source], ".png"), _beside(stems[source], "-compare.png")
-        save_png(result.image, target, force=force)
-        written.append(source)
-        if compare:
-            save_png(side_by_side([original, result.image]), comparison, force=force)
-        for stage, path in zip(result.stages, stages[source], strict=False):  # no paths unless they are asked for
-            save_png(stage, path, force=force)
+        seeds = [self._seed(source) for source in sources]
+        return reconstruct_together(self.tokenizer, originals, seeds=seeds, **self.options)
+
+    def write(self, source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
+        """Writes the files of an image, and says what they are."""
+        from stepladder.images import save_png, side_by_side
+
+        target, comparison = _beside(self.stems[source], ".png"), _beside(self.stems[source], "-compare.png")
+        save_png(result.image, target, force=self.force)
+        self.written.append(source)
+        if self.compare:
+            save_png(side_by_side([original, result.image]), comparison, force=self.force)
+        for stage, path in zip(result.stages, self.stages[source], strict=False):
+            save_png(stage, path, force=self.force)
         return {
             "input": shown(source),
             "output": shown(target),
-            "seed": seed_of(source.stem) if seed is None else seed,
-            "comparison": shown(comparison) if compare else None,
-            "stages": [shown(path) for path in stages[source]] if progressive else None,
+            "seed": self._seed(source),
+            "comparison": shown(comparison) if self.compare else None,
+            "stages": [shown(path) for path in self.stages[source]] if self.progressive else None,
             "width": original.width,
             "height": original.height,
             "latent_shape": list(result.latent_shape),
@@ -152,29 +200,10 @@ def reconstruct(
             "seconds": result.seconds,
         }
 
-    work = Work(
-        read=read,
-        kind=lambda image: image.size,
-        batch=lambda image: together(image.width * image.height),
-        compute=compute,
-        write=write,
-    )
-    outcome = for_each(list(stems), work, name=shown, label="Reconstructing", debug=bool(context.obj))
-    if way is not None:
-        _draw([(source, _beside(stems[source], ".png")) for source in written], read, way)
-    taken = spec.steps or tokenizer.steps_per_stage
-    if json:
-        print_json(
-            {
-                **describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking),
-                "mean": _means(outcome.done),
-                "done": outcome.done,
-                "failed": outcome.failures("input"),
-            }
-        )
-    elif outcome.done:
-        _print(outcome.done, out, title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
-    raise typer.Exit(outcome.exit_code)
+    def _seed(self, source: Path) -> int:
+        from stepladder.seeds import seed_of
+
+        return seed_of(source.stem) if self.seed is None else self.seed
 
 
 def _draw(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], "Image"], way: Way) -> None:

@@ -21,7 +21,6 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from stepladder.configs import unstructure
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
 from stepladder.training.batches import ResumableBatches, next_batch, to_device
@@ -34,7 +33,7 @@ from stepladder.training.journal import Journal, Validation
 from stepladder.training.objective import Objective, OptimiserGroup, batch_seed
 from stepladder.training.records import StepRecord
 from stepladder.training.state import RunState, load_state, save_state
-from stepladder.training.trackers import check_tracker, flat, tracker_options
+from stepladder.training.trackers import check_tracker, start_tracker
 
 __all__ = ["Batches", "Task", "fit", "learning_rate"]
 
@@ -218,8 +217,7 @@ def _start(run: _Run, example: Any) -> int:
         processes = run.accelerator.num_processes
         run.folder.describe(step, environment(run.objective, run.config, example.to(run.device), processes))
         if run.config.tracker is not None:
-            options = tracker_options(run.config, run.folder.path)
-            run.accelerator.init_trackers("stepladder", config=flat(unstructure(run.config)), init_kwargs=options)
+            start_tracker(run.accelerator, run.config, run.folder.path)
     for network in recomputing(run.objective, run.config):
         network.checkpointing = True
     if run.config.compile:

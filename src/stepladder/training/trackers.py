@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from accelerate import Accelerator
 from PIL import Image
 
+from stepladder.configs import unstructure
 from stepladder.errors import MissingDependencyError
 from stepladder.training.config import RunConfig
 from stepladder.training.records import StepRecord, write_text
 
-__all__ = ["Tracker", "check_tracker", "flat", "log_picture", "log_record", "tracker_options"]
+__all__ = ["Tracker", "check_tracker", "flat", "log_picture", "log_record", "start_tracker"]
 
 
 class Tracker(Protocol):
@@ -45,11 +47,13 @@ def check_tracker(config: RunConfig) -> None:
         )
 
 
-def tracker_options(config: RunConfig, run_dir: Path) -> dict[str, dict[str, Any]]:
-    """How the tracker of a run starts, so that a resumed run goes on in the same place."""
-    if config.tracker != "wandb":
-        return {}
-    return {"wandb": {"id": _identity(run_dir), "name": run_dir.name, "dir": str(run_dir), "resume": "allow"}}
+def start_tracker(accelerator: Accelerator, config: RunConfig, run_dir: Path) -> None:
+    """Starts the tracker of a run, so that a resumed run goes on in the same place."""
+    options: dict[str, dict[str, Any]] = {}
+    if config.tracker == "wandb":
+        identity = {"id": _identity(run_dir), "name": run_dir.name, "dir": str(run_dir), "resume": "allow"}
+        options = {"wandb": identity}
+    accelerator.init_trackers("stepladder", config=flat(unstructure(config)), init_kwargs=options)
 
 
 def log_record(trackers: Iterable[Tracker], record: StepRecord) -> None:
