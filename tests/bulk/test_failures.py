@@ -167,6 +167,7 @@ def put(path: Path, url: str) -> str:
     return url
 
 
+@pytest.mark.untyped  # remote files are no BinaryIO by their type
 @pytest.mark.parametrize("breaks", [2, 3])
 def test_a_remote_shard_that_breaks_off_is_tried_three_times(coded, flaky, tmp_path, breaks):
     url = put(make_tar(tmp_path / "a.tar", shard_of(0)), "flaky://data/a.tar")
@@ -212,9 +213,10 @@ def test_a_protocol_whose_package_is_missing_is_one_line(coded):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (
+        pytest.param(
             {"layout": "zip"},
             "Layout 'zip' is unknown. Accepted: parquet, lightningdit, edm2, npy, webdataset, mds, jsonl",
+            marks=pytest.mark.untyped,
         ),
         ({"dtype": "int8"}, "Type 'int8' is unknown. Accepted: float32, float16, bfloat16. Pass one as --dtype."),
         ({"layout": "npy", "dtype": "bfloat16"}, "Layout 'npy' holds numpy arrays, which know no bfloat16."),

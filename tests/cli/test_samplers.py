@@ -40,7 +40,11 @@ def test_evaluate_takes_a_sampler(run, model, photos):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--sampler", "leap"), "Sampler 'leap' is unknown. Accepted: euler, heun, ancestral."),
+        pytest.param(
+            ("--sampler", "leap"),
+            "Sampler 'leap' is unknown. Accepted: euler, heun, ancestral.",
+            marks=pytest.mark.untyped,
+        ),
         (("--texture", "2"), "Texture 2.0 is outside [0, 1]. Pass 1 for all of it, usually 0.5 to 1."),
         (
             ("--shift", "a"),

@@ -51,6 +51,9 @@ QUICK = [
 ]
 
 
+pytestmark = pytest.mark.untyped  # what is evaluated here are stand-ins for tokenizers
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     """A tiny decoder that has moved away from its initial weights, so that noise matters."""

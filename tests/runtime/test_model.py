@@ -83,6 +83,7 @@ def test_a_latent_of_another_kind_is_refused(model, latent):
         model.decode(latent)
 
 
+@pytest.mark.untyped
 def test_images_of_another_kind_are_refused(model):
     with pytest.raises(ValueError, match=r"Images have shape \(1, 3, 8, 8\) and dtype float64. Accepted: float32"):
         model.encode(np.zeros((1, 3, 8, 8)))

@@ -197,7 +197,11 @@ def test_a_shift_moves_the_times_of_all_stages_or_of_each():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"kind": "leap"}, "Sampler 'leap' is unknown. Accepted: euler, heun, ancestral."),
+        pytest.param(
+            {"kind": "leap"},
+            "Sampler 'leap' is unknown. Accepted: euler, heun, ancestral.",
+            marks=pytest.mark.untyped,
+        ),
         ({"texture": 1.5}, r"Texture 1.5 is outside \[0, 1\]. Pass 1 for all of it, usually 0.5 to 1."),
         ({"texture": math.nan}, "Texture nan is outside"),
         ({"shift": ()}, r"Time shift \[\] is not positive numbers up to 100. Pass one for all stages, or one for each"),

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stepladder.nn.embedding import Projection
+from stepladder.nn.embedding import Projection, TimeFeatures
 
 __all__ = ["ChannelNorm", "Modulation", "ResidualBlock", "channels_last", "zero_init"]
 
@@ -49,7 +49,7 @@ class Modulation(nn.Module):
         self.bounded = bounded
         self.project = zero_init(Projection(embedding, 2 * channels))
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], embedding: TimeFeatures) -> Float[Tensor, "b c h w"]:
         """Returns x (1 + scale) + shift."""
         found = self.project(embedding)[:, :, None, None]
         scale, shift = (found.tanh() if self.bounded else found).chunk(2, dim=1)  # (B, C, 1, 1) each
@@ -73,9 +73,7 @@ class ResidualBlock(nn.Module):
         self.inner = nn.Conv2d(channels, channels, 3, padding=1)
         self.outer = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
 
-    def forward(
-        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], embedding: TimeFeatures | None = None) -> Float[Tensor, "b c h w"]:
         """Adds what the block finds to x."""
         h = self.norm(x)
         if self.modulation is not None:

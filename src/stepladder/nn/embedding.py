@@ -5,12 +5,16 @@ A network that runs at a few known times only needs no embedding: what each `Pro
 """
 
 import math
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Projection", "ScalarEmbedding", "tabulate"]
+__all__ = ["Projection", "ScalarEmbedding", "TimeFeatures", "tabulate"]
+
+TimeFeatures: TypeAlias = Float[Tensor, "b e"] | Int[Tensor, " n"]
+"""An embedding, or the numbers of rows of the tables of a fused network."""
 
 _MIN_TURNS = 0.5
 

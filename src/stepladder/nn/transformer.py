@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_number
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import zero_init
-from stepladder.nn.embedding import Projection
+from stepladder.nn.embedding import Projection, TimeFeatures
 from stepladder.nn.rotary import rotate, turns
 
 __all__ = ["AdaptiveNorm", "JointBlock", "SwiGLU", "TokenNorm", "check_transformer", "run_blocks"]
@@ -60,7 +60,7 @@ class AdaptiveNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width)) if embedding is None else None
         self.modulation = None if embedding is None else zero_init(Projection(embedding, 2 * width))
 
-    def forward(self, x: Float[Tensor, "b n d"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], embedding: TimeFeatures | None) -> Float[Tensor, "b n d"]:
         """Normalises; `embedding` is there exactly if the norm was built for one."""
         x = F.rms_norm(x, (self.width,), None if self.gain is None else self.gain.to(x.dtype), eps=1e-6)
         if self.modulation is None:
@@ -102,7 +102,7 @@ class _Stream(nn.Module):
             self.gates = None if embedding is None else zero_init(Projection(embedding, 2 * width))
 
     def project(
-        self, x: Float[Tensor, "b n d"], turns: Float[Tensor, "2 n _"], embedding: Float[Tensor, "b e"] | None
+        self, x: Float[Tensor, "b n d"], turns: Float[Tensor, "2 n _"], embedding: TimeFeatures | None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Queries (none if the stream is only read), keys and values, (B, heads, N, D / heads) each."""
         b, n, width = x.shape
@@ -111,7 +111,7 @@ class _Stream(nn.Module):
         return [rotate(self.query_norm(q), turns) for q in queries], rotate(self.key_norm(k), turns), v
 
     def finish(
-        self, x: Float[Tensor, "b n d"], attended: Float[Tensor, "b n d"], embedding: Float[Tensor, "b e"] | None
+        self, x: Float[Tensor, "b n d"], attended: Float[Tensor, "b n d"], embedding: TimeFeatures | None
     ) -> Float[Tensor, "b n d"]:
         """Adds what was attended to, and what the feed-forward layer makes of it."""
         if self.gates is None:
@@ -144,7 +144,7 @@ class JointBlock(nn.Module):
         first: Float[Tensor, "b n d"],
         second: Float[Tensor, "b m d"],
         turns: tuple[Float[Tensor, "2 n _"], Float[Tensor, "2 m _"]],
-        embedding: Float[Tensor, "b e"] | None = None,
+        embedding: TimeFeatures | None = None,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:
         """Both streams after the block; the second as it was, if it ends here. `turns` are those of `rotary.turns`."""
         b, n, width = first.shape
@@ -165,7 +165,7 @@ def run_blocks(
     first: Float[Tensor, "b n d"],
     second: Float[Tensor, "b m d"],
     angles: tuple[Float[Tensor, "n _"], Float[Tensor, "m _"]],
-    embedding: Float[Tensor, "b e"] | None = None,
+    embedding: TimeFeatures | None = None,
     *,
     checkpointing: bool = False,
 ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:

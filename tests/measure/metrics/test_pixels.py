@@ -91,6 +91,7 @@ def test_quantised_images_are_clamped_and_hold_256_values():
     torch.testing.assert_close(values.unique(), torch.arange(256) / 255)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("metric", [psnr, ssim, colour_shift])
 def test_images_and_references_of_different_shapes_are_refused(metric):
     with pytest.raises(ConfigError, match=r"Images of shape \(1, 3, 16, 16\) and references of shape \(2, 3, 16, 16\)"):
