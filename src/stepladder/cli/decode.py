@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,14 +113,7 @@ def decode(
     make_folder(out)
     options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking}
     decoding = _Decoding(tokenizer, content, targets, seed, options, force=force)
-    work = Work(
-        read=decoding.read,
-        kind=lambda value: (value[0].shape, value[1]),
-        batch=lambda value: together(math.prod(value[1])),
-        compute=decoding.compute,
-        write=decoding.write,
-    )
-    outcome = for_each(content.latents, work, name=_name, label="Decoding", debug=bool(context.obj))
+    outcome = for_each(content.latents, decoding.work(together), name=_name, label="Decoding", debug=bool(context.obj))
     taken = spec.steps or tokenizer.steps_per_stage
     if json:
         said = describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking)
@@ -142,6 +136,18 @@ class _Decoding:
     options: dict[str, Any]
     """Of `Tokenizer.decode`."""
     force: bool
+
+    def work(
+        self, together: Callable[[int], int]
+    ) -> "Work[StoredLatent, tuple[Tensor, tuple[int, int]], tuple[Tensor, float], dict[str, Any]]":
+        """The parts of the work; `together` says how many images of so many pixels."""
+        return Work(
+            read=self.read,
+            kind=lambda value: (value[0].shape, value[1]),
+            batch=lambda value: together(math.prod(value[1])),
+            compute=self.compute,
+            write=self.write,
+        )
 
     def read(self, stored: "StoredLatent") -> "tuple[Tensor, tuple[int, int]]":
         """A latent that can be decoded, and the size of its image."""

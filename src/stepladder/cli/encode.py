@@ -1,5 +1,6 @@
 """`stepladder encode`: images to one file of latents."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,14 +77,7 @@ def encode(
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
 
-    encoding, together = _Encoding(tokenizer, size, side), batch_size(batch, tokenizer.device)
-    work = Work(
-        read=encoding.read,
-        kind=lambda original: original.shape,
-        batch=lambda original: together(original[0].numel()),
-        compute=encoding.compute,
-        write=encoding.write,
-    )
+    work = _Encoding(tokenizer, size, side).work(batch_size(batch, tokenizer.device))
     outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
     content = LatentFile(
         model=spec.name,
@@ -117,6 +111,16 @@ class _Encoding:
     size: int | None
     """Side to which they are cut."""
     tile: int
+
+    def work(self, together: Callable[[int], int]) -> "Work[Path, Tensor, Tensor, tuple[Path, StoredLatent]]":
+        """The parts of the work; `together` says how many images of so many pixels."""
+        return Work(
+            read=self.read,
+            kind=lambda original: original.shape,
+            batch=lambda original: together(original[0].numel()),
+            compute=self.compute,
+            write=self.write,
+        )
 
     def read(self, source: Path) -> "Tensor":
         """An image, of the size in which it is encoded."""

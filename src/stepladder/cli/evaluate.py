@@ -111,14 +111,11 @@ def evaluate(
     from stepladder.tokenizer import Tokenizer
 
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
-    place = pick_device(device)
+    place, source = pick_device(device), open_source(data)
     loaded = [(spec.name, Tokenizer.from_pretrained(spec.name), spec.steps) for spec in specs]
     open_encoders([(name, tokenizer) for name, tokenizer, _ in loaded], encoder)
-    source = open_source(data)
     if pictures:
-        count = crops * (len(source) if limit is None else min(limit, len(source)))
-        check_outputs([], [_picture(pictures, index) for index in range(count)], force=force)
-        make_folder(pictures)
+        _make_room(pictures, crops * (len(source) if limit is None else min(limit, len(source))), force=force)
     with progress_bar("Evaluating") as bar:
         task = bar.add_task("", total=None)
         report = measure(
@@ -141,11 +138,13 @@ def evaluate(
         say(f"{counted(report.images, 'picture')} in {shown(pictures)}, from left to right: {names}.")
     for metric, why in report.notes.items():
         say(f"note: {metric}: {why}")
-    if json:
-        print_json(report.as_dict())
-    else:
-        _print(report)
+    print_json(report.as_dict()) if json else _print(report)
     raise typer.Exit(1 if report.skipped else 0)
+
+
+def _make_room(folder: Path, count: int, *, force: bool) -> None:
+    check_outputs([], [_picture(folder, index) for index in range(count)], force=force)
+    make_folder(folder)
 
 
 def _save(folder: Path, force: bool, first: int, originals: "Tensor", models: "list[Tensor]") -> None:

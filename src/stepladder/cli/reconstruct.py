@@ -96,18 +96,19 @@ def reconstruct(
     does not stop the others; it makes the exit code 1.
     """
     way = way_to_draw(talk()) if show else None
-    found = find_images(images, without=out)
-    stems = {image.path: out / image.name for image in found}
+    stems = {image.path: out / image.name for image in find_images(images, without=out)}
     outputs = [(path, _beside(stem, ".png")) for path, stem in stems.items()]
     outputs += [(path, _beside(stem, "-compare.png")) for path, stem in stems.items() if compare]
     _check(list(stems), outputs, force=force)
-
     from stepladder.layouts import check_side
 
     tokenizer, spec = load_model(model, device, steps, dtype=dtype)
     open_encoders([(spec.name, tokenizer)], encoder)
-    together = batch_size(batch, tokenizer.device)
-    side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
+    together, side, guided = (
+        batch_size(batch, tokenizer.device),
+        tokenizer.tile_side(tile),
+        tokenizer.guidance(guidance),
+    )
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
@@ -115,18 +116,11 @@ def reconstruct(
     stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}
     _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
-
     options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking}
     job = _Reconstructing(
         tokenizer, stems, stages, size, seed, options, compare=compare, progressive=progressive, force=force
     )
-    work = Work(
-        read=job.read,
-        kind=lambda image: image.size,
-        batch=lambda image: together(image.width * image.height),
-        compute=job.compute,
-        write=job.write,
-    )
+    work = job.work(together)
     outcome = for_each(list(stems), work, name=shown, label="Reconstructing", debug=bool(context.obj))
     if way is not None:
         _draw([(source, _beside(stems[source], ".png")) for source in job.written], job.read, way)
@@ -159,6 +153,16 @@ class _Reconstructing:
     force: bool
     written: list[Path] = field(default_factory=list)
     """Images that are done, in order."""
+
+    def work(self, together: Callable[[int], int]) -> "Work[Path, Image, Reconstruction, dict[str, Any]]":
+        """The parts of the work; `together` says how many images of so many pixels."""
+        return Work(
+            read=self.read,
+            kind=lambda image: image.size,
+            batch=lambda image: together(image.width * image.height),
+            compute=self.compute,
+            write=self.write,
+        )
 
     def read(self, source: Path) -> "Image":
         """An image, of the size in which it is encoded."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from statistics import fmean, median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def evaluate(
         device: Where to compute.
         dtype: What the networks of models compute in; those of metrics compute in float32.
         sampler: Of models that name none.
-        metrics: What to take. One whose package or weights are missing, or that images are too small for, is None.
+        metrics: What to take; None in rows where weights are missing, or images are too small.
         on_progress: Called after each batch with the images done, and the images of the data.
         on_images: Called after each batch with the place of its first image, the originals and, for each model, the
             reconstructions; all (B, 3, H, W) in [-1, 1], rounded to 8 bits.
@@ -115,27 +116,16 @@ def evaluate(
     """
     _check(models, size=size, seed=seed, batch=batch, bootstrap=bootstrap)
     device = torch.device(device)
-    loaded = [_load(model, sampler) for model in models]
-    for name, tokenizer, _, taking in loaded:
-        check_side(tokenizer.layout, size, name)
-        taking.shifts(tokenizer.schedule)
-    trials = [_Evaluated(*model, device, dtype) for model in loaded]
+    trials = [_Evaluated(*model, device, dtype) for model in [_load(model, sampler, size) for model in models]]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
     judges = Judges(metrics, size=size, crops=crops, keep=bootstrap > 0, device=device)
     total = crops * (len(source) if limit is None else min(limit, len(source)))
     done = 0
-    with torch.inference_mode():
-        for references in _batches((image for _, image in images), batch):
-            references = references.to(device)
-            quantised = quantise(references)
-            judges.see(quantised)
-            seeds = range(seed + done, seed + done + len(references))
-            found = [trial.run(references, quantised, seeds, judges) for trial in trials]
-            if on_images:
-                on_images(done, quantised * 2 - 1, [each * 2 - 1 for each in found])
-            done += len(references)
-            if on_progress:
-                on_progress(done, total)
+    for references in _batches((image for _, image in images), batch):
+        _judge(trials, judges, references.to(device), seed + done, partial(on_images, done) if on_images else None)
+        done += len(references)
+        if on_progress:
+            on_progress(done, total)
     return Report(
         data=source.name,
         images=done,
@@ -143,14 +133,28 @@ def evaluate(
         skipped=len(images.unreadable),
         size=size,
         seed=seed,
-        device=_describe(device),
-        dtype=str(dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-        version=__version__,
         bootstrap=bootstrap,
+        **_surroundings(device, dtype),
         rows=tuple(trial.row(judges, batch, bootstrap) for trial in trials),
         notes={**judges.notes, **judges.caveats(), **_exactness(trials)},
     )
+
+
+@torch.inference_mode()
+def _judge(
+    trials: Sequence[_Evaluated],
+    judges: Judges,
+    references: Tensor,
+    seed: int,
+    on_images: Callable[[Tensor, list[Tensor]], None] | None,
+) -> None:
+    """Every model and metric on a batch, whose first image has this seed."""
+    quantised = quantise(references)
+    judges.see(quantised)
+    seeds = range(seed, seed + len(references))
+    found = [trial.run(references, quantised, seeds, judges) for trial in trials]
+    if on_images:
+        on_images(quantised * 2 - 1, [each * 2 - 1 for each in found])
 
 
 class _Evaluated:
@@ -249,13 +253,17 @@ def _check(models: Sequence[Model], *, size: int, seed: int, batch: int, bootstr
         )
 
 
-def _load(model: Model, sampler: SamplerConfig) -> tuple[str, Tokenizer, int | None, SamplerConfig]:
+def _load(model: Model, sampler: SamplerConfig, size: int) -> tuple[str, Tokenizer, int | None, SamplerConfig]:
+    """A model that takes images of this size, with its steps and its sampler."""
     if isinstance(model, ModelSpec):
-        return model.name, Tokenizer.from_pretrained(model.name), model.steps, sampler
+        model = model.name, Tokenizer.from_pretrained(model.name), model.steps
     name, tokenizer, steps, *own = model
     if steps is not None and steps < 1:
         raise ConfigError(f"Model {name} with {steps} steps per stage. At least 1 is needed. Pass 1 or more.")
-    return name, tokenizer, steps, own[0] if own else sampler
+    taking = own[0] if own else sampler
+    check_side(tokenizer.layout, size, name)
+    taking.shifts(tokenizer.schedule)
+    return name, tokenizer, steps, taking
 
 
 def _batches(images: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
@@ -284,6 +292,15 @@ def _mean_gains(gains: Sequence[Sequence[StageGain]]) -> tuple[StageGain, ...] |
 def _exactness(trials: Sequence[_Evaluated]) -> dict[str, str]:
     exact = any(not math.isfinite(value) for trial in trials for value in trial.values.get(pixels.PSNR.key, ()))
     return {pixels.PSNR.key: "infinite where a reconstruction equals its original"} if exact else {}
+
+
+def _surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "device": _describe(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "version": __version__,
+    }
 
 
 def _describe(device: torch.device) -> str:

@@ -115,8 +115,7 @@ def contributions(
     """
     schedule, quiet = tokenizer.schedule, silenced(tokenizer.decoder.network)
     grids = time_grids(schedule, tokenizer.steps_per_stage if steps is None else steps)
-    sums = torch.zeros(schedule.num_stages, 4, dtype=torch.float64)
-    images = 0
+    sums, images = torch.zeros(schedule.num_stages, 4, dtype=torch.float64), 0
     for i, image in enumerate(_images(tokenizer, source, size, limit, tokenizer.decoder.side_multiple)):
         latent = tokenizer.encode(image).latent
         bound, silent = tokenizer.decoder.network.bind(latent), quiet.bind(latent)

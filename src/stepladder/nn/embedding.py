@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 __all__ = ["Projection", "ScalarEmbedding", "TimeFeatures", "tabulate"]
 
-TimeFeatures: TypeAlias = Float[Tensor, "b e"] | Int[Tensor, " n"]
+TimeFeatures: TypeAlias = Float[Tensor, "b e"] | Int[Tensor, " rows"]
 """An embedding, or the numbers of rows of the tables of a fused network."""
 
 _MIN_TURNS = 0.5

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from accelerate import Accelerator
 from PIL import Image
 
 from stepladder.configs import unstructure
@@ -34,6 +33,14 @@ class Tracker(Protocol):
         ...
 
 
+class Trackable(Protocol):
+    """What starts trackers: accelerate's `Accelerator`."""
+
+    def init_trackers(self, project_name: str, config: dict[str, Any], init_kwargs: dict[str, Any]) -> None:
+        """Starts them under a name, with the configuration of the run."""
+        ...
+
+
 def check_tracker(config: RunConfig) -> None:
     """Checks that the package of the configured tracker is there.
 
@@ -47,7 +54,7 @@ def check_tracker(config: RunConfig) -> None:
         )
 
 
-def start_tracker(accelerator: Accelerator, config: RunConfig, run_dir: Path) -> None:
+def start_tracker(accelerator: Trackable, config: RunConfig, run_dir: Path) -> None:
     """Starts the tracker of a run, so that a resumed run goes on in the same place."""
     options: dict[str, dict[str, Any]] = {}
     if config.tracker == "wandb":
