@@ -109,7 +109,6 @@ def reconstruct(
         tokenizer.tile_side(tile),
         tokenizer.guidance(guidance),
     )
-    taking = pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
