@@ -103,11 +103,8 @@ def reconstruct(
 
     tokenizer, spec = load_model(model, device, steps, dtype=dtype)
     open_encoders([(spec.name, tokenizer)], encoder)
-    together, side, guided = (
-        batch_size(batch, tokenizer.device),
-        tokenizer.tile_side(tile),
-        tokenizer.guidance(guidance),
-    )
+    together, side = batch_size(batch, tokenizer.device), tokenizer.tile_side(tile)
+    guided, taking = tokenizer.guidance(guidance), pick_sampler(sampler, texture, shift, tokenizer)
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
