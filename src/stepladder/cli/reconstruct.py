@@ -16,6 +16,7 @@ from stepladder.cli._models import (
     describe_steps,
     load_model,
     open_encoders,
+    pick_sampler,
 )
 from stepladder.cli._options import (
     DEFAULT_MODEL,
