@@ -16,9 +16,10 @@ import torch
 import stepladder
 from bulk_fakes import make_rows
 from image_fakes import encoded
-from stepladder.bulk.encode import EncodeJob
+from stepladder.bulk.encode import ShardEncoder
 from stepladder.bulk.engines import WorkerError, carry_out
 from stepladder.bulk.engines.pool import Pool
+from stepladder.bulk.job import ModelJob
 from stepladder.bulk.manifest import Entry
 from stepladder.bulk.options import EncodeOptions
 from stepladder.bulk.store import Store
@@ -158,7 +159,8 @@ def test_a_driver_that_is_killed_loses_nothing_and_repeats_nothing(coded, tmp_pa
 def test_a_worker_that_is_killed_is_replaced_and_its_shard_made_again(coded, rows, tmp_path, models, caplog):
     coded(rows)
     options = EncodeOptions(size=16, batch=2, shard=4)
-    crew = Pool(EncodeJob(model=models["plain"], options=options, store=Store(str(tmp_path / "killed"))), 1)
+    store = Store(str(tmp_path / "killed"))
+    crew = Pool(ModelJob(model=models["plain"], options=options, store=store, maker=ShardEncoder), 1)
     try:
         os.kill(crew._workers[0][0].pid, signal.SIGKILL)
         outcomes = list(carry_out(crew, plan_pieces(str(rows), images=4).pieces))

@@ -7,15 +7,11 @@ Batches depend on the shard alone, as in an encode.
 import hashlib
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stepladder.bulk.job import Outcome, attempt
 from stepladder.bulk.latents import LatentPiece, LatentRow
 from stepladder.bulk.manifest import Entry, Manifest
 from stepladder.bulk.options import DecodeOptions
@@ -28,36 +24,9 @@ from stepladder.images import centre_crop_resize, load_image, to_tensor
 from stepladder.layouts import GridLayout
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["DecodeJob", "ShardDecoder", "decoder_fingerprint"]
+__all__ = ["ShardDecoder", "decoder_fingerprint"]
 
 _LARGEST_SEED = 2**63
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeJob:
-    """A decode of many latents with one model."""
-
-    model: str
-    options: DecodeOptions
-    store: Store
-
-    @property
-    def threads(self) -> int:
-        """Of torch, in a worker."""
-        return self.options.threads
-
-    @property
-    def device(self) -> str:
-        """Kind of device."""
-        return self.options.device
-
-    def start(self, worker: int) -> Callable[[Piece], Outcome]:
-        """Loads the model; the function that then makes shards."""
-        torch.set_num_threads(self.options.threads)
-        count = torch.cuda.device_count() if self.device == "cuda" else 0
-        place = f"cuda:{worker % count}" if count else self.device
-        decoder = ShardDecoder(Tokenizer.from_pretrained(self.model, device=place), self.options, self.store)
-        return partial(attempt, decoder)
 
 
 class ShardDecoder:

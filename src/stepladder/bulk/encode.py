@@ -9,10 +9,9 @@ it, and however often it is made.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.bottlenecks.base import channel_dim
-from stepladder.bulk.job import Outcome, attempt
 from stepladder.bulk.layouts import build_layout
 from stepladder.bulk.layouts.base import EncodedRow, EncodedShard
 from stepladder.bulk.manifest import Entry, Manifest
@@ -33,39 +31,12 @@ from stepladder.images import centre_crop_resize, load_image, to_tensor, to_uint
 from stepladder.latents import index_dtype
 from stepladder.tokenizer import Encoding, Tokenizer
 
-__all__ = ["EncodeJob", "ShardEncoder"]
+__all__ = ["ShardEncoder"]
 
 _AHEAD = 2
 """Batches that are decoded ahead."""
 _WAITING = 8
 """Batches' worth of images of different sizes that wait for company, at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeJob:
-    """An encode of one data set with one model."""
-
-    model: str
-    options: EncodeOptions
-    store: Store
-
-    @property
-    def threads(self) -> int:
-        """Of torch, in a worker."""
-        return self.options.threads
-
-    @property
-    def device(self) -> str:
-        """Kind of device."""
-        return self.options.device
-
-    def start(self, worker: int) -> Callable[[Piece], Outcome]:
-        """Loads the model; the function that then makes shards."""
-        torch.set_num_threads(self.options.threads)
-        count = torch.cuda.device_count() if self.device == "cuda" else 0
-        place = f"cuda:{worker % count}" if count else self.device
-        encoder = ShardEncoder(Tokenizer.from_pretrained(self.model, device=place), self.options, self.store)
-        return partial(attempt, encoder)
 
 
 class ShardEncoder:

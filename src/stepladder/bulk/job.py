@@ -3,15 +3,23 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from functools import partial
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import torch
 
 from stepladder.bulk.manifest import Entry
+from stepladder.bulk.options import DecodeOptions, EncodeOptions
+from stepladder.bulk.store import Store
 from stepladder.data.pieces import Piece
 from stepladder.data.remote import RemoteError
 from stepladder.errors import OutputError, StepladderError
 from stepladder.memory import is_out_of_memory
+from stepladder.tokenizer import Tokenizer
 
-__all__ = ["Failure", "Job", "Outcome", "attempt"]
+__all__ = ["Failure", "Job", "ModelJob", "Outcome", "attempt"]
+
+Options = TypeVar("Options", EncodeOptions, DecodeOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,35 @@ class Job(Protocol):
     def start(self, worker: int) -> Callable[[Piece], Outcome]:
         """Loads the model; the function that then makes shards."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJob(Generic[Options]):
+    """A job of one model."""
+
+    model: str
+    options: Options
+    store: Store
+    maker: Callable[[Tokenizer, Options, Store], Callable[[Piece], Entry]]
+    """What makes shards, one after the other."""
+
+    @property
+    def threads(self) -> int:
+        """Of torch, in a worker."""
+        return self.options.threads
+
+    @property
+    def device(self) -> str:
+        """Kind of device."""
+        return self.options.device
+
+    def start(self, worker: int) -> Callable[[Piece], Outcome]:
+        """Loads the model; the function that then makes shards."""
+        torch.set_num_threads(self.threads)
+        count = torch.cuda.device_count() if self.device == "cuda" else 0
+        place = f"cuda:{worker % count}" if count else self.device
+        tokenizer = Tokenizer.from_pretrained(self.model, device=place)
+        return partial(attempt, self.maker(tokenizer, self.options, self.store))
 
 
 def attempt(make: Callable[[Piece], Entry], piece: Piece) -> Outcome:

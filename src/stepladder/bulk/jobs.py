@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from stepladder.bulk.decode import DecodeJob, decoder_fingerprint
-from stepladder.bulk.encode import EncodeJob
+from stepladder.bulk.decode import ShardDecoder, decoder_fingerprint
+from stepladder.bulk.encode import ShardEncoder
+from stepladder.bulk.job import ModelJob
 from stepladder.bulk.latents import LatentPieces, plan_latents
 from stepladder.bulk.layouts import build_layout
 from stepladder.bulk.manifest import Entry, Manifest
@@ -63,7 +64,7 @@ def encode(
     }
     manifest = Manifest(store)
     with manifest.opened(about) as done:
-        job = EncodeJob(model=model, options=options, store=store)
+        job = ModelJob(model=model, options=options, store=store, maker=ShardEncoder)
         result = work_through(job, pieces.pieces, done, engine, room, on_progress)
         entries = sorted(result.entries, key=lambda entry: entry.shard)
         statistics = ChannelStatistics.merged(entry.statistics for entry in entries)
@@ -123,7 +124,7 @@ def decode(
         "options": {**{f"--{name}": value for name, value in asdict(options).items()}, "--originals": bool(originals)},
     }
     with Manifest(store).opened(about) as done:
-        job = DecodeJob(model=model, options=options, store=store)
+        job = ModelJob(model=model, options=options, store=store, maker=ShardDecoder)
         result = work_through(job, latents.pieces, done, engine, room, on_progress)
         entries = sorted(result.entries, key=lambda entry: entry.shard)
         if options.format == "npz":

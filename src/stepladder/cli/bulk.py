@@ -5,7 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -179,18 +180,8 @@ def encode(
         threads=threads,
         device=place.type,
     )
-    with _progress("Encoding") as note:
-        summary = run(
-            data,
-            output,
-            model=model,
-            options=options,
-            engine=with_engine,
-            room=_room(place.type, threads),
-            on_progress=note,
-        )
-    _report(summary, json)
-    raise typer.Exit(1 if summary.failed or summary.shards_failed else 0)
+    work = partial(run, data, output, model=model, options=options, engine=with_engine)
+    _go(work, "Encoding", room=_room(place.type, threads), json=json)
 
 
 @app.command()
@@ -217,7 +208,7 @@ def decode(
     The latents are those of `bulk encode` in the layout parquet, or of a generator in the same columns. With
     --originals, the images are scored while they are decoded. Resumes as `bulk encode` does.
     """
-    place = pick_device(device or "auto")
+    place = pick_device(device)
     with_engine = _engine(engine, workers, address)
 
     from stepladder.bulk.jobs import decode as run
@@ -237,17 +228,14 @@ def decode(
         threads=threads,
         device=place.type,
     )
-    with _progress("Decoding") as note:
-        summary = run(
-            data,
-            output,
-            model=spec.name,
-            options=options,
-            engine=with_engine,
-            originals=originals,
-            room=_room(place.type, threads),
-            on_progress=note,
-        )
+    work = partial(run, data, output, model=spec.name, options=options, engine=with_engine, originals=originals)
+    _go(work, "Decoding", room=_room(place.type, threads), json=json)
+
+
+def _go(work: "Callable[..., Summary]", label: str, *, room: int, json: bool) -> NoReturn:
+    """Does the work with a bar, reports it, and exits with 1 if a part failed."""
+    with _progress(label) as note:
+        summary = work(room=room, on_progress=note)
     _report(summary, json)
     raise typer.Exit(1 if summary.failed or summary.shards_failed else 0)
 
