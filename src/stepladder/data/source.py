@@ -82,7 +82,7 @@ def open_source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
         from stepladder.data.hub import SavedImages
 
         return SavedImages(paths[0], name=name)
-    paths, kind, name = find_files(data)
+    paths, kind = _of_one_kind(paths, name)
     match kind:
         case "tar shards":
             return TarImages(paths, name=name)
@@ -104,13 +104,18 @@ def find_files(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
     """
     entries = _entries(data)
     name = ", ".join(entries)
-    paths = [path for entry in entries for path in expand(entry)]
+    paths, kind = _of_one_kind([path for entry in entries for path in expand(entry)], name)
+    return paths, kind, name
+
+
+def _of_one_kind(paths: list[Path], name: str) -> tuple[list[Path], str]:
+    """Files that are read, in the place of folders of Parquet files, and their kind."""
     paths = [inner for path in paths for inner in parquet_files(path) or [path]]
     kinds = {kind_of(path) for path in paths}
     if len(kinds) != 1:
         found = " and ".join(sorted(kinds)) or "nothing"
         raise DataError(f"The data names {found}: '{name}'. {_ACCEPTED}. Give paths of one kind.")
-    return paths, kinds.pop(), name
+    return paths, kinds.pop()
 
 
 def _entries(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
