@@ -176,15 +176,16 @@ def test_the_adversarial_gradient_waits_for_its_share_of_the_run():
     assert torch.equal(student_gradient(objective, 0.5), early)
 
 
-def test_without_the_adversary_the_gradient_is_that_of_distance_and_perceptual_loss():
+def test_without_the_adversary_the_gradient_is_that_of_the_distances_to_teacher_and_image_and_of_features():
     objective = objective_of("adversarial")
-    config = objective.config = replace(objective.config, adversarial_share=0.0, distillation_weight=3.0)
+    weights = {"adversarial_share": 0.0, "distillation_weight": 3.0, "pixel_weight": 2.0}
+    config = objective.config = replace(objective.config, **weights)
     found = student_gradient(objective, 0.0)
     _, student, teacher = objective.denoisers(images())
     schedule = objective.tokenizer.schedule
     draw = torch.Generator().manual_seed(0)
     rollout = renoised_rollout(student, teacher, schedule, shape=(2, 3, 32, 32), generator=draw, teacher_steps=2)
-    loss = 3 * torch.stack(rollout.errors).sum()
+    loss = 3 * torch.stack(rollout.errors).sum() + 2 * (rollout.image - images()).square().mean()
     loss = loss + config.perceptual_weight * perceptual_distance(objective.features, rollout.image, images()).mean()
     parameters = [p for p in objective.tokenizer.parameters() if p.requires_grad]
     wanted = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
@@ -233,6 +234,7 @@ def test_the_configuration_reads_back_what_it_writes(make_distillation, tmp_path
         ("recipe.adversarial_from=2", r"recipe\.adversarial_from 2\.0 is outside \[0, 1\]"),
         ("recipe.head_width=0", r"recipe\.head_width 0 is less than 1"),
         ("recipe.adversarial_share=-1", r"recipe\.adversarial_share -1\.0 is less than 0"),
+        ("recipe.pixel_weight=-1", r"recipe\.pixel_weight -1\.0 is less than 0"),
         ("preset=photo", r"Unknown key 'preset'"),
         ("teachr=x", r"Unknown key 'teachr'\. .*Did you mean 'teacher'\?"),
     ],

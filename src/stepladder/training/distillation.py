@@ -241,17 +241,19 @@ class AdversarialObjective(_DistillationObjective):
                 real = self.features.pyramid(images)
             perceptual = feature_distance(found, real).mean()
             adversarial = student_loss(self.heads(found))
-            distance = config.distillation_weight * torch.stack(rollout.errors).sum()
-            (towards_teacher,) = torch.autograd.grad(distance, rollout.image, retain_graph=True)
+            pixels = (rollout.image - images).square().mean()
+            distance = config.distillation_weight * torch.stack(rollout.errors).sum() + config.pixel_weight * pixels
+            (towards_both,) = torch.autograd.grad(distance, rollout.image, retain_graph=True)
             (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=True)
             (towards_fooling,) = torch.autograd.grad(adversarial, image)
         share = config.adversarial_share if progress >= config.adversarial_from else 0.0
-        gradient = balanced_gradient(towards_teacher + towards_real, towards_fooling, share) - towards_teacher
+        gradient = balanced_gradient(towards_both + towards_real, towards_fooling, share) - towards_both
         discriminator = discriminator_loss(self.heads(real), self.heads([layer.detach() for layer in found]))
         total = distance + config.perceptual_weight * perceptual
         losses = {
             "total": total,
             **_by_stage(rollout),
+            "pixels": pixels,
             "perceptual": perceptual,
             "adversarial": adversarial,
             "discriminator": discriminator,

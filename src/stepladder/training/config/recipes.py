@@ -132,6 +132,8 @@ class AdversarialConfig:
     """Steps of the teacher from the noise level to which the student's image is brought; at least 2."""
     distillation_weight: float = 1.0
     """Weight of the squared distance to where the teacher goes from there, summed over the stages."""
+    pixel_weight: float = 0.0
+    """Weight of the squared distance of the student's image to the real one, beside the teacher's word."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the student's image to the real one."""
     adversarial_share: float = 0.5
@@ -148,7 +150,7 @@ class AdversarialConfig:
     def __post_init__(self) -> None:
         check_teacher_steps(self.teacher_steps)
         check_share(self.adversarial_from, "recipe.adversarial_from")
-        names = ("distillation_weight", "perceptual_weight", "adversarial_share", "head_rate")
+        names = ("distillation_weight", "pixel_weight", "perceptual_weight", "adversarial_share", "head_rate")
         check_at_least(self, 0, *names, where="recipe")
         check_at_least(self, 1, "head_width", where="recipe")
 
