@@ -182,6 +182,19 @@ def test_a_decoder_may_be_taken_from_one_with_another_number_of_stages(make_conf
     assert found.schedule.num_stages == num_stages
 
 
+def test_stages_may_begin_to_hand_on_features_and_may_stop(make_config, trained, tmp_path):
+    start = StartConfig(encoder_from=str(trained), decoder_from=str(trained))
+    config = make_config(start=start)
+    handing = replace(config.tokenizer, decoder=replace(config.tokenizer.decoder, hand_on_features=True))
+    begins, before = make_tokenizer(replace(config, tokenizer=handing)).eval(), Tokenizer.from_pretrained(trained)
+    code = before.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
+    torch.testing.assert_close(begins.decode(code, seeds=[1]), before.decode(code, seeds=[1]))
+    begins.save_pretrained(tmp_path / "model")
+    start = StartConfig(encoder_from=str(trained), decoder_from=str(tmp_path / "model"))
+    stops = make_tokenizer(replace(config, start=start))
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in stops.state_dict().items())
+
+
 def test_the_encoder_alone_may_be_taken(make_config, trained):
     found = make_tokenizer(make_config(start=StartConfig(encoder_from=str(trained))))
     wanted = Tokenizer.from_pretrained(trained)

@@ -8,6 +8,7 @@ import torch
 
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig
+from stepladder.decoders import ConvDecoderConfig
 from stepladder.encoders import FrozenEncoderConfig, same_encoder
 from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
@@ -55,7 +56,9 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
                 f"start.decoder_from: the decoder of '{start.decoder_from}' has another configuration than this run. "
                 "Copy its latent_channels, its encoder's layout of latents and its decoder settings to tokenizer."
             )
-        tokenizer.decoder.load_state_dict(other.decoder.state_dict())
+        # Settings are equal but for what stages hand on: a layer that receives it starts at zero, or is left out.
+        own, taken = tokenizer.decoder.state_dict(), other.decoder.state_dict()
+        tokenizer.decoder.load_state_dict({name: taken.get(name, value) for name, value in own.items()})
     return tokenizer
 
 
@@ -95,8 +98,11 @@ def _encoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
 
 
 def _decoder_settings(config: TokenizerConfig) -> tuple[object, ...]:
-    """All that shapes the network; the ladder does not."""
-    return config.layout, config.decoder
+    """All that shapes the network, but what its stages hand on; the ladder does not."""
+    decoder = config.decoder
+    if isinstance(decoder, ConvDecoderConfig):
+        decoder = replace(decoder, hand_on_features=False)
+    return config.layout, decoder
 
 
 def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) -> None:

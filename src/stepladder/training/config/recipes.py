@@ -24,7 +24,8 @@ class StartConfig:
     encoder_from: str | None = None
     """Model (name, folder or hub id) whose encoder and bottleneck to take."""
     decoder_from: str | None = None
-    """Model whose decoder network to take; its ladder may have another number of stages."""
+    """Model whose decoder network to take; its ladder may have another number of stages, and stages may or may not hand
+    on features: the layer that receives them starts at zero."""
     transfer_from: str | None = None
     """Model from which to take what has the same name and shape in encoder and decoder network: all but the layers at
     the latent, where this run has another bottleneck. With principal_components, linear parts start from those."""
