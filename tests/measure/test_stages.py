@@ -13,7 +13,7 @@ from stepladder.cli import app
 from stepladder.data import evaluation_images, open_source
 from stepladder.errors import ConfigError, DataError
 from stepladder.images import save_png, to_pil
-from stepladder.measure.stages import contributions, residuals, silenced
+from stepladder.measure.stages import contributions, residuals, silenced, working_from
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
 from stepladder.tokenizer_config import LadderConfig
@@ -67,6 +67,12 @@ def test_a_stage_whose_last_layers_are_zero_adds_nothing_and_is_not_missed(photo
         assert row.added == row.loss_db == 0
 
 
+def test_a_stage_works_from_a_share_of_what_the_latent_leaves_open():
+    measured = moved(ends=[0.1, 0.06, 0.0], residuals=[0.015, 0.09, 0.12]).schedule
+    assert [working_from(stage) for stage in measured.stages] == pytest.approx([0.0003, 0.0018, 0.0024])
+    assert {working_from(stage) for stage in moved().schedule.stages} == {1e-3}
+
+
 def test_what_cannot_be_measured_is_one_line(photographs, tmp_path):
     source = open_source([str(photographs)])
     with pytest.raises(ConfigError, match=r"^The decoder makes no initial estimate, .* Pass another model\.$"):
@@ -97,7 +103,7 @@ def test_every_stage_of_a_released_model_works(photographs, name, stage):
     tokenizer = Tokenizer.from_pretrained(name if name == "photo" else MODELS / name)
     side = 64 if name.startswith("imagenet64") else 128
     rows = contributions(tokenizer, open_source([str(photographs)]), size=side, steps=1)
-    assert rows[stage].added > 1e-3
+    assert rows[stage].added > working_from(tokenizer.schedule.stages[stage])
 
 
 def test_the_command_prints_lines_to_paste_and_what_each_stage_adds(photographs, tmp_path, capsys):

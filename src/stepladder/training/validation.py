@@ -24,10 +24,12 @@ from stepladder.errors import DataError
 from stepladder.images import grid, to_pil
 from stepladder.losses import draw_stages
 from stepladder.measure.metrics import psnr, quantise
+from stepladder.measure.stages import working_from
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import path
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
+from stepladder.sampling.stages import Stage
 from stepladder.tokenizer import Encoding, Tokenizer
 from stepladder.training.coding import coded
 from stepladder.training.config import ImageRunConfig
@@ -40,8 +42,6 @@ _log = logging.getLogger(__name__)
 _RESIDUALS_EVERY = 250
 """Steps after which the next record says what the stages add."""
 _RESIDUAL_IMAGES = 8
-_SILENT = 1e-3
-"""A residual below this, once a run has warmed up, is worth a warning."""
 _LEAST_WARM_UP = 100
 _CAPTION = 16
 """Height of the line above a row of a grid."""
@@ -77,7 +77,7 @@ class ImageValidation:
         residuals, quality, picture = None, None, None
         if step and self._stages:
             residuals = stage_residuals(model, batch[:_RESIDUAL_IMAGES], seed=self._config.seed)
-            self._warn(residuals, step)
+            self._warn(residuals, model.schedule.stages, step)
         if self._images is not None and self._draws(step):
             images = [image.to(batch.device) for image in self._images]
             quality, picture = reconstruct(model, images, steps=sorted({1, model.steps_per_stage}))
@@ -88,18 +88,18 @@ class ImageValidation:
         every = self._config.grid_every
         return self._images is not None and (step % every == 0 or step == self._config.steps)
 
-    def _warn(self, residuals: Sequence[float], step: int) -> None:
+    def _warn(self, residuals: Sequence[float], stages: Sequence[Stage], step: int) -> None:
         if step <= max(_LEAST_WARM_UP, self._config.optimiser.warmup_steps):
             return
-        for stage, residual in enumerate(residuals):
-            if residual < _SILENT:
+        for stage, residual in zip(stages, residuals, strict=True):
+            if residual < working_from(stage):
                 _log.warning(
                     "Stage %d: the network adds %.1g to the image at step %d. Below %g the stage does nothing: see "
                     "'A stage that adds nothing' in docs/training.md.",
-                    stage,
+                    stage.index,
                     residual,
                     step,
-                    _SILENT,
+                    working_from(stage),
                 )
 
 
