@@ -30,15 +30,17 @@ def photo() -> TokenizerConfig:
         latent_channels=16,
         encoder=ConvEncoderConfig(stride=8, width=64, depth=2, latent_depth=3),
         bottleneck=PlainConfig(),
-        decoder=ConvDecoderConfig(),
-        ladder=LadderConfig(num_stages=3),
+        decoder=ConvDecoderConfig(hand_on_features=True),
+        ladder=LadderConfig(num_stages=3, ends=[0.024, 0.02, 0.0], residuals=[0.019, 0.038, 0.083]),
         steps_per_stage=4,
     )
 
 
 def photo_base() -> TokenizerConfig:
     """The ordinary diffusion decoder (K = 1) of the same encoder and network as `photo`."""
-    return replace(photo(), ladder=LadderConfig(num_stages=1), steps_per_stage=8)
+    decoder = ConvDecoderConfig(hand_on_features=False)
+    ladder = LadderConfig(num_stages=1, residuals=[0.083])
+    return replace(photo(), decoder=decoder, ladder=ladder, steps_per_stage=8)
 
 
 def photo_f16() -> TokenizerConfig:
