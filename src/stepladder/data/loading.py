@@ -174,7 +174,7 @@ def training_loader(
     num_workers: int = 0,
     start_batch: int = 0,
     stride: int = 1,
-) -> Iterator[Any]:
+) -> Iterator[Tensor | CodedImages]:
     """Endless training batches of one process, from batch `start_batch` on.
 
     Unreadable images are replaced, and one warning counts them when an epoch ends, or when the iterator is closed.
@@ -214,7 +214,7 @@ def training_loader(
     return _stream(batches, num_workers=num_workers, start_batch=start_batch)
 
 
-def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> Iterator[Any]:
+def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> Iterator[Tensor | CodedImages]:
     loader: DataLoader[TrainingBatch | StepladderError] = DataLoader(
         _ErrorsAsItems(batches),
         batch_size=None,

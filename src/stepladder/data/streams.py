@@ -106,11 +106,11 @@ class ImageStream:
             _log.warning("Passed over an image of the stream: %s", each.reason)
         return batch.images
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, dict[str, int]]:
         """Where each lane of this process is, after the batches that came out: what `go_on` takes."""
         return {str(lane): place for lane, place in self._places.items()}
 
-    def go_on(self, state: Mapping[str, Any]) -> None:
+    def go_on(self, state: Mapping[str, Mapping[str, int]]) -> None:
         """Goes on from the places of lanes, of this process and of others; before the first batch."""
         self._places = {lane: dict(state[str(lane)]) for lane in self._mine if str(lane) in state}
         self._batches.places = {lane: LanePlace(**place) for lane, place in self._places.items()}

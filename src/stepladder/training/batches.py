@@ -2,32 +2,55 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from stepladder.data import CropConfig, ImageStream, open_pairs, open_source, stream_pieces, training_loader
+from stepladder.data import (
+    CodedImages,
+    CropConfig,
+    ImageStream,
+    open_pairs,
+    open_source,
+    stream_pieces,
+    training_loader,
+)
 from stepladder.training.config.run import DataConfig
 
-__all__ = ["ResumableBatches", "image_batches", "next_batch", "to_device"]
+__all__ = ["Batch", "Batches", "Places", "ResumableBatches", "image_batches", "next_batch", "to_device"]
+
+
+Batch: TypeAlias = Tensor | CodedImages
+"""What an objective learns from at once: images, images with their latents, or a tensor that only it understands."""
+
+Places: TypeAlias = dict[str, dict[str, int]]
+"""Where streams are, by lane."""
+
+
+class Batches(Protocol):
+    """Endless batches of one process."""
+
+    def __call__(self, *, start_batch: int, process_index: int, num_processes: int) -> Iterator[Batch]:
+        """The batches of a process from number `start_batch` on; a function of these three."""
+        ...
 
 
 @runtime_checkable
 class ResumableBatches(Protocol):
     """Batches whose place is no function of their number: a checkpoint holds it."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Places:
         """Where they are, after those that came out; the states of all processes make one."""
         ...
 
-    def go_on(self, state: dict[str, Any]) -> None:
+    def go_on(self, state: Places) -> None:
         """Goes on from the state of all processes, before the first batch."""
         ...
 
 
-def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Any]]:
+def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Batch]]:
     """Opens the images of a run.
 
     Args:
@@ -52,13 +75,13 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
 
 
 @record_function("data")
-def next_batch(stream: Iterator[Any]) -> Any:
+def next_batch(stream: Iterator[Batch]) -> Batch:
     """Waits for the next batch."""
     return next(stream)
 
 
 @record_function("copy")
-def to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
     if not isinstance(batch, Tensor):
         return batch.to(device)

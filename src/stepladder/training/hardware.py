@@ -8,6 +8,7 @@ import torch
 from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import ConfigError
 from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
+from stepladder.training.batches import Batch
 from stepladder.training.config import RunConfig
 from stepladder.training.objective import Objective
 
@@ -59,7 +60,7 @@ def precision_on(device: torch.device, config: RunConfig) -> Literal["no", "bf16
     return "bf16" if has_fast_bfloat16(device) else "no"
 
 
-def environment(objective: Objective, config: RunConfig, example: Any, processes: int) -> dict[str, Any]:
+def environment(objective: Objective, config: RunConfig, example: Batch, processes: int) -> dict[str, Any]:
     """What a run runs on, and the operations that it asks for."""
     precision = precision_on(example.device, config)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -71,7 +72,7 @@ def environment(objective: Objective, config: RunConfig, example: Any, processes
     }
 
 
-def _training_flops(objective: Objective, example: Any) -> float:
+def _training_flops(objective: Objective, example: Batch) -> float:
     """Operations of forward and backward for one item, on a copy that is then thrown away.
 
     In evaluation mode: the main process counts alone, and a codebook in training mode waits for the others.

@@ -1,12 +1,13 @@
 """What the main process writes down of a run as it goes: records, pictures, both for a tracker, and the report."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 from torch import nn
 
 from stepladder.images import save_png
+from stepladder.training.batches import Batch
 from stepladder.training.folder import RunFolder
 from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
 from stepladder.training.report import Report
@@ -22,7 +23,7 @@ class Validation(Protocol):
         """Whether it is, after so many steps; at 0, before the first."""
         ...
 
-    def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
         """Judges the averaged model, given a batch of the training: numbers, and a picture if there is one."""
         ...
 
@@ -49,12 +50,12 @@ class Journal:
         self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
-    def look_at_the_start(self, model: nn.Module, example: Any) -> None:
+    def look_at_the_start(self, model: nn.Module, example: Batch) -> None:
         """Judges a new run before its first step: what cannot be judged shows now, not hours later."""
         if self._step == 0:
             self.validate(model, example, 0)
 
-    def validate(self, model: nn.Module, batch: Any, step: int) -> Findings | None:
+    def validate(self, model: nn.Module, batch: Batch, step: int) -> Findings | None:
         """Judges the averaged model where that is due, and writes the picture if there is one."""
         if self._file is None or not self._validation.due(step):
             return None

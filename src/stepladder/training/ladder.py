@@ -19,7 +19,7 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
 from stepladder.tokenizer import Tokenizer
-from stepladder.training.batches import image_batches
+from stepladder.training.batches import Batch, image_batches
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.folder import RunFolder
 from stepladder.training.loop import Task, fit
@@ -148,7 +148,7 @@ def draw_dropped(
     return (uniform(latent.shape[0], generator) < share).to(latent.device)
 
 
-def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Tensor | CodedImages:
+def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Batch:
     side = config.data.crop.size
     image = torch.zeros(1, 3, side, side)
     if not config.data.latents:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -23,7 +22,7 @@ from torch.profiler import record_function
 
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
-from stepladder.training.batches import ResumableBatches, next_batch, to_device
+from stepladder.training.batches import Batch, Batches, Places, ResumableBatches, next_batch, to_device
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
@@ -35,17 +34,9 @@ from stepladder.training.records import StepRecord
 from stepladder.training.state import RunState, load_state, save_state
 from stepladder.training.trackers import check_tracker, start_tracker
 
-__all__ = ["Batches", "Task", "fit", "learning_rate"]
+__all__ = ["Task", "fit", "learning_rate"]
 
 _log = logging.getLogger(__name__)
-
-
-class Batches(Protocol):
-    """Endless batches of one process, a function of their place: tensors, or what has a method `to(device)`."""
-
-    def __call__(self, *, start_batch: int, process_index: int, num_processes: int) -> Iterator[Any]:
-        """The batches of a process from number `start_batch` on."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +47,7 @@ class Task:
     """The model and its loss; on every process with the same weights, those that a new run starts from."""
     batches: Batches
     """What it learns from."""
-    example: Any
+    example: Batch
     """A batch of one item, of which the operations are counted."""
     validation: Validation
     """How the averaged model is judged, by the main process."""
@@ -145,7 +136,7 @@ class _Run:
     groups: list[OptimiserGroup]
     optimiser: torch.optim.Optimizer
     ema: MovingAverage
-    places: dict[str, Any]
+    places: Places
     """Where the streams of all processes were at the checkpoint."""
 
     @property
@@ -166,7 +157,7 @@ class _Run:
         """The model with averaged weights: what is judged and exported."""
         return self.ema.module
 
-    def synchronised(self, last: bool) -> AbstractContextManager[Any]:
+    def synchronised(self, last: bool) -> AbstractContextManager[object]:
         """Gradients of accumulated batches are averaged over processes once, with the last of them."""
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
@@ -210,7 +201,7 @@ def _processes() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def _start(run: _Run, example: Any) -> int:
+def _start(run: _Run, example: Batch) -> int:
     """Takes over the checkpoint, if there is one, writes down what runs, and hands all to accelerate; the step."""
     step = _restore(run)
     if run.main:
@@ -261,7 +252,7 @@ def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord]
     )
 
 
-def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Any]:
+def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Batch]:
     """The batches of this process from a step on."""
     stream = batches(
         start_batch=step * run.config.accumulate,
@@ -283,7 +274,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
 
 
 @record_function("forward")
-def _forward(run: _Run, batch: Any, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+def _forward(run: _Run, batch: Batch, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
     loss, parts = run.wrapped(batch, seed, progress)
     return loss, parts
 
@@ -324,7 +315,7 @@ def _average(run: _Run, step: int) -> None:
     run.ema.update(run.objective.model, step)
 
 
-def _save(run: _Run, step: int, stream: Iterator[Any]) -> None:
+def _save(run: _Run, step: int, stream: Iterator[Batch]) -> None:
     mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
     everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
     if run.main:

@@ -7,10 +7,12 @@ is called: a call that goes around the wrapper would silently train each process
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from stepladder.training.batches import Batch
 
 __all__ = ["Objective", "ObjectiveLoss", "OptimiserGroup", "batch_seed"]
 
@@ -42,7 +44,7 @@ class Objective(nn.Module, ABC):
         self.model = model
 
     @abstractmethod
-    def forward(self, batch: Any, seed: int, progress: float) -> ObjectiveLoss:
+    def forward(self, batch: Batch, seed: int, progress: float) -> ObjectiveLoss:
         """The loss of a batch.
 
         Args:
@@ -67,7 +69,7 @@ class Objective(nn.Module, ABC):
         """Parts that are worth compiling."""
         return (self.model,)
 
-    def load_model(self, weights: Mapping[str, Any]) -> None:
+    def load_model(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over the weights of a checkpoint.
 
         Raises:

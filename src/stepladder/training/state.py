@@ -19,6 +19,7 @@ import torch
 
 from stepladder.errors import CheckpointError, OutputError
 from stepladder.files import reason
+from stepladder.training.batches import Places
 
 __all__ = ["RunState", "latest_state", "load_state", "save_state"]
 
@@ -37,7 +38,7 @@ class RunState:
     """What learns beside the model, in an adversarial distillation; else empty."""
     ema: dict[str, Any]
     optimiser: dict[str, Any]
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Places = field(default_factory=dict)
     """Where the streams of all processes are; empty where batches are a function of their number."""
 
 

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +28,7 @@ from stepladder.sampling.path import path
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
 from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.training.batches import Batch
 from stepladder.training.coding import coded
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.records import Findings, row_title
@@ -71,7 +71,7 @@ class ImageValidation:
         records = step > 0 and step % config.log_every == 0 and step % _RESIDUALS_EVERY < config.log_every
         return self._draws(step) or step == config.steps or records
 
-    def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
         """PSNR and grid where one is due, and residuals but before the first step, when there are none."""
         assert isinstance(model, Tokenizer)
         residuals, quality, picture = None, None, None
