@@ -83,9 +83,9 @@ def test_only_the_command_line_seeds_torch_globally(path: Path):
     assert not seeds or PACKAGE / "cli" in path.parents
 
 
-def test_no_file_is_longer_than_400_lines():
+def test_no_file_is_longer_than_350_lines():
     lengths = {name(path): len(path.read_text("utf-8").splitlines()) for path in CODE}
-    assert not {path: length for path, length in lengths.items() if length > 400}
+    assert not {path: length for path, length in lengths.items() if length > 350}
 
 
 def test_no_file_names_a_path_of_somebody_s_machine():
