@@ -4,6 +4,8 @@ import ast
 import re
 import shutil
 import subprocess
+import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,24 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             found |= {word.value.partition(".")[0] for word in node.args if isinstance(word, ast.Constant)}
     return found
+
+
+def drawn_layers(container: Path, drawing: str) -> list[set[str]]:
+    """The modules that start each line of a drawing; a line that starts with none belongs to the one before."""
+    modules = {part.stem for part in container.iterdir()}
+    lines = [set(takewhile(modules.__contains__, line.split())) for line in drawing.splitlines() if line[:1] != " "]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize(("number", "container"), [(0, PACKAGE), (1, PACKAGE / "sampling")])
+def test_the_layers_that_are_drawn_are_those_that_are_checked(number: int, container: Path):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    module = ".".join(("stepladder", *container.relative_to(PACKAGE).parts))
+    (contract,) = (each for each in contracts if each.get("containers") == [module])
+    checked = [set(layer.split(" | ")) for layer in contract["layers"]]
+    drawings = re.findall(r"^```\n(.*?)^```", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    drawn = drawn_layers(container, drawings[number])
+    assert drawn == (checked if container == PACKAGE else checked[::-1])
 
 
 @pytest.mark.parametrize("module", OPTIONAL)
