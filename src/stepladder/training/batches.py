@@ -23,7 +23,7 @@ __all__ = ["Batch", "Batches", "Places", "ResumableBatches", "image_batches", "n
 
 
 Batch: TypeAlias = Tensor | CodedImages
-"""What an objective learns from at once: images, images with their latents, or a tensor that only it understands."""
+"""A batch: images, images with their latents, or any other tensor that an objective takes."""
 
 Places: TypeAlias = dict[str, dict[str, int]]
 """Where streams are, by lane."""
@@ -39,14 +39,14 @@ class Batches(Protocol):
 
 @runtime_checkable
 class ResumableBatches(Protocol):
-    """Batches whose place is no function of their number: a checkpoint holds it."""
+    """Batches whose position does not follow from their number, so that a checkpoint stores it."""
 
     def state(self) -> Places:
-        """Where they are, after those that came out; the states of all processes make one."""
+        """The position after the last batch; the states of all processes together make one."""
         ...
 
     def go_on(self, state: Places) -> None:
-        """Goes on from the state of all processes, before the first batch."""
+        """Continues from the state of all processes; called before the first batch."""
         ...
 
 
@@ -82,7 +82,7 @@ def next_batch(stream: Iterator[Batch]) -> Batch:
 
 @record_function("copy")
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
+    """Copies a batch to the device, images with their channels last; a pinned batch is copied asynchronously."""
     if not isinstance(batch, Tensor):
         return batch.to(device)
     if batch.ndim == 4:

@@ -2,8 +2,8 @@
 
     for step: batches -> loss -> backward -> clip -> optimise -> average -> save -> validate -> record
 
-What is learnt is an `Objective`; how its averaged model is judged and exported is handed in beside it. The loop knows
-of no tokenizer: the prior of `examples/generation` trains in it, too.
+An `Objective` is trained; a task also says how to evaluate and export its averaged model. The loop does not depend on
+tokenizers: the prior of `examples/generation` trains in it, too.
 """
 
 import logging
@@ -41,16 +41,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run learns, from what, and what it leaves."""
+    """An objective, its data, and what becomes of the model."""
 
     objective: Objective
-    """The model and its loss; on every process with the same weights, those that a new run starts from."""
+    """The model and its loss, with the initial weights of a new run, the same on every process."""
     batches: Batches
     """What it learns from."""
     example: Batch
     """A batch of one item, of which the operations are counted."""
     validation: Validation
-    """How the averaged model is judged, by the main process."""
+    """Evaluates the averaged model, in the main process."""
     export: Callable[[nn.Module, Path], object]
     """Writes the averaged model to the folder of the run."""
 
@@ -65,7 +65,7 @@ def fit(
 ) -> None:
     """Trains the model of a task, from the newest checkpoint in the folder on, and exports it there.
 
-    A run that goes on is bit for bit one that was never interrupted. Ctrl-C and SIGTERM leave a checkpoint.
+    A resumed run gives bit for bit the result of an uninterrupted one. Ctrl-C and SIGTERM leave a checkpoint.
 
     Args:
         task: What is learnt.
@@ -202,7 +202,7 @@ def _processes() -> PartialState:
 
 
 def _start(run: _Run, example: Batch) -> int:
-    """Takes over the checkpoint, if there is one, writes down what runs, and hands all to accelerate; the step."""
+    """Loads the checkpoint, if there is one, describes the run, and prepares everything for accelerate; the step."""
     step = _restore(run)
     if run.main:
         processes = run.accelerator.num_processes
@@ -286,7 +286,7 @@ def _backward(run: _Run, loss: Tensor) -> None:
 
 @record_function("clip")
 def _clip(run: _Run) -> dict[str, Tensor]:
-    """Clips the gradient of each part, the discriminator's apart from the model's; the norms before."""
+    """Clips the gradients of model and discriminator separately; returns the norms before."""
     parts: dict[str, list[nn.Parameter]] = {}
     for group in run.groups:
         parts.setdefault(group.part, []).extend(group.parameters)
@@ -298,7 +298,7 @@ def _clip(run: _Run) -> dict[str, Tensor]:
 
 @record_function("optimise")
 def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
-    """Takes a step, unless a gradient is not finite; whether it did.
+    """Takes a step, unless a gradient is not finite; returns whether it did.
 
     The fused optimiser decides that on the device: the host runs ahead of it, and asks only when it writes a record.
     """

@@ -1,11 +1,11 @@
-"""How a tokenizer is judged in the course of a run: images that it has not learnt, and what each stage adds.
+"""Evaluation of a tokenizer during a run: validation images, and the residual of each stage.
 
 The residual of a stage is the standard deviation of
 
     network(x_u)  -  the same with the network's last layers silenced
 
 over the pixels of a training batch, on [-1, 1], x_u at the noise levels of the training. Last layers start at zero, so
-a residual grows from 0; where it stays there, the stage only repeats what it is given, and its evaluation is wasted.
+a residual grows from 0; if it stays there, the stage only repeats its input, and its evaluation is wasted.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _CAPTION = 16
 
 
 class ImageValidation:
-    """Grids and PSNR of validation images every `grid_every` steps, residuals then and every few hundred steps.
+    """Grids and PSNR of validation images every `grid_every` steps; residuals then, and every few hundred steps.
 
     Args:
         config: The run.
@@ -72,7 +72,7 @@ class ImageValidation:
         return self._draws(step) or step == config.steps or records
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
-        """PSNR and grid where one is due, and residuals but before the first step, when there are none."""
+        """PSNR and a grid when one is due; residuals except before the first step."""
         assert isinstance(model, Tokenizer)
         residuals, quality, picture = None, None, None
         if step and self._stages:
@@ -172,7 +172,7 @@ def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
 
 @contextlib.contextmanager
 def _silenced(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Layers answer zero while this is open."""
+    """The outputs of layers are zero inside this context."""
     handles = [layer.register_forward_hook(lambda _module, _inputs, out: torch.zeros_like(out)) for layer in layers]
     try:
         yield
