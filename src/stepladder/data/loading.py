@@ -7,8 +7,8 @@ takes the positions p, p + P, p + 2 P, ... and cuts them into batches. So
     position of image j of batch n of process p = (n m + j) P + p,      m = images in a batch.
 
 In an epoch every image is drawn once, by exactly one process; nothing is dropped or repeated at its end, because the
-next epoch follows at once, if need be inside a batch. A permutation depends on (seed, epoch) and a crop on
-(seed, q) alone. Hence batch n is a pure function of (seed, n, p, P), whatever the number of worker processes, and a
+next epoch follows immediately, if necessary inside a batch. A permutation depends only on (seed, epoch), and a crop
+only on (seed, q). Hence batch n is a pure function of (seed, n, p, P), whatever the number of worker processes, and a
 run resumes exactly by starting at batch n.
 """
 
@@ -242,7 +242,7 @@ def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> It
 
 
 class _ErrorsAsItems(Dataset["TrainingBatch | StepladderError"]):
-    """Hands errors over as items: DataLoader would wrap a worker's error in a traceback of many lines."""
+    """Returns errors as items: DataLoader would wrap a worker's error in a traceback of many lines."""
 
     def __init__(self, batches: TrainingCrops) -> None:
         self.batches = batches

@@ -1,12 +1,12 @@
-"""Training batches from streams: shards that are read from front to back, here or from object storage.
+"""Training batches from streams: shards that are read from front to back, locally or from object storage.
 
 Images come in lanes (`stepladder.data.lanes`), G of them over all processes. Lane l belongs to process l mod P, and
 batch t of a process comes from its lane t mod G/P. Loader processes divide the lanes of their process among them, so
 that their number changes no batch.
 
-Exact on resume: the place of each lane is stored with the checkpoint, so that a resume goes on bit for bit. Not exact:
-a resume whose data changed since. Shuffling is among shards and within the buffer of a lane, not over the whole data
-set: write shards in random order, as is usual. Lanes whose shards hold fewer images begin their next epoch earlier.
+A checkpoint stores the position of each lane, so a resume is exact bit for bit, unless the data has changed. Shards are
+shuffled, and images within the buffer of a lane, not over the whole data set: write shards in random order, as is
+usual. Lanes whose shards hold fewer images begin their next epoch earlier.
 """
 
 import itertools
@@ -107,11 +107,11 @@ class ImageStream:
         return batch.images
 
     def state(self) -> dict[str, dict[str, int]]:
-        """Where each lane of this process is, after the batches that came out: what `go_on` takes."""
+        """Position of each lane of this process after the last batch, for `go_on`."""
         return {str(lane): place for lane, place in self._places.items()}
 
     def go_on(self, state: Mapping[str, Mapping[str, int]]) -> None:
-        """Goes on from the places of lanes, of this process and of others; before the first batch."""
+        """Continues from the positions of lanes of all processes; called before the first batch."""
         self._places = {lane: dict(state[str(lane)]) for lane in self._mine if str(lane) in state}
         self._batches.places = {lane: LanePlace(**place) for lane, place in self._places.items()}
 

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation on their way through the images: what could be loaded, and what it saw of originals."""
+"""The metrics of an evaluation: those that could be loaded, and their features of the originals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Features:
 
 
 class Judges:
-    """The metrics that can be taken here, and what they saw of the originals."""
+    """The metrics that can be computed here, and their features of the originals."""
 
     def __init__(self, metrics: Sequence[Metric], *, size: int, crops: int, keep: bool, device: torch.device) -> None:
         self.metrics = metrics
@@ -59,7 +59,7 @@ class Judges:
         self.photographs: list[int] = []
         """The photograph of which each of these is a crop."""
         self.fresh: list[int] = []
-        """Places in the batch of originals that were not there before."""
+        """Indices in the batch of originals that were not seen before."""
         self._crops, self._images = crops, 0
         self._seen: set[bytes] = set()
 
@@ -73,7 +73,7 @@ class Judges:
                 self.originals[key].update(network(references[self.fresh]))
 
     def caveats(self) -> dict[str, str]:
-        """What is to be known of Frechet distances over so many images."""
+        """Caveats of Frechet distances over this many images."""
         notes, count = {}, len(self.photographs)
         for key, features in self.originals.items():
             dimensions = len(features.statistics.mean)

@@ -1,11 +1,11 @@
-"""What a latent leaves open at each scale, and what each stage of a decoder adds to it.
+"""The residual of a latent at each scale, and the contribution of each stage of a decoder.
 
-Residuals. The initial estimate is the image that the decoder reads off the latent alone. At the scale of stage i its
-error has the standard deviation r_i: this is all that is left to draw there. `sampling.stages.proposed_ends` turns
+Residuals. The initial estimate is the image that the decoder computes from the latent alone. At the scale of stage i
+its error has the standard deviation r_i: this is all that is left to draw there. `sampling.stages.proposed_ends` turns
 these numbers into noise levels at which stages end.
 
 Contributions. A stage works if the image gets worse without its network. The network of a stage is silenced by setting
-its last layers to zero, so that it returns what it would add to: the same weights otherwise, the same noise.
+its last layers to zero, so that it returns its base, with the same weights and noise otherwise.
 """
 
 import copy
@@ -47,9 +47,9 @@ class StageContribution:
     initial_psnr_db: float | None
     """Of the initial estimate at that scale; None where the decoder makes none."""
     added: float
-    """Standard deviation of what the network adds there, on [-1, 1]."""
+    """Standard deviation of the network's contribution there, on [-1, 1]."""
     loss_db: float
-    """What the final image loses, in dB of PSNR, when the network of this stage alone is silenced."""
+    """Loss of the final image, in dB of PSNR, when only the network of this stage is silenced."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -153,7 +153,7 @@ def contributions(
 
 
 def silenced(network: DecoderNetwork) -> DecoderNetwork:
-    """A copy of a network that adds nothing: its last layers are zero."""
+    """A copy of a network with its last layers at zero, so that it adds nothing."""
     quiet = copy.deepcopy(network)
     for layer in quiet.output_layers:
         for parameter in layer.parameters():
