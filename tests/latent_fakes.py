@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stepladder.errors import DataError
-from stepladder.latents import LatentFile, StoredLatent, read_latents
+from stepladder.latents import LatentFile, StoredLatent, read_latents, write_latents
 from stepladder.layouts import GridLayout
 
 FITS = {"model": "tiny", "fingerprint": "f00d", "layout": GridLayout(channels=16, stride=8)}
@@ -26,6 +26,16 @@ def indices(*values, codebook_size=1000, size=(9, 17)):
     """A file of one image, `a`."""
     stored = StoredLatent(name="a", values=torch.tensor(values), size=size)
     return LatentFile(model="tiny", fingerprint="f00d", codebook_size=codebook_size, latents=(stored,))
+
+
+CODES = indices([0, 1, 2], [300, 500, 999])
+"""Of 1,000 codes, for an image of 17 x 9."""
+
+
+def written(path, latents):
+    """The file with these latents."""
+    write_latents(path, latents)
+    return path
 
 
 def rewritten(path, *, sealed=True, **changes):

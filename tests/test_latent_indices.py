@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from latent_fakes import FITS, content, indices, refusal, rewritten
+from latent_fakes import CODES, FITS, content, indices, refusal, rewritten, written
 from stepladder.errors import DataError
 from stepladder.latents import index_dtype, read_latents, write_latents
 from stepladder.layouts import GridLayout, TokenLayout
@@ -13,17 +13,12 @@ from stepladder.layouts import GridLayout, TokenLayout
 
 @pytest.fixture
 def path(tmp_path):
-    path = tmp_path / "z.safetensors"
-    write_latents(path, content("b", "a"))
-    return path
+    return written(tmp_path / "z.safetensors", content("b", "a"))
 
 
 @pytest.fixture
 def codes(tmp_path):
-    """Indices into 1,000 codes, of an image of 17 x 9."""
-    path = tmp_path / "codes.safetensors"
-    write_latents(path, indices([0, 1, 2], [300, 500, 999]))
-    return path
+    return written(tmp_path / "codes.safetensors", CODES)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from latent_fakes import FITS, content, indices, refusal, rewritten, seal
+from latent_fakes import CODES, FITS, content, refusal, rewritten, seal, written
 from stepladder.errors import DataError, OutputError
 from stepladder.latents import LatentFile, StoredLatent, read_latents, write_latents
 from stepladder.layouts import GridLayout, TokenLayout
@@ -17,17 +17,12 @@ from stepladder.layouts import GridLayout, TokenLayout
 
 @pytest.fixture
 def path(tmp_path):
-    path = tmp_path / "z.safetensors"
-    write_latents(path, content("b", "a"))
-    return path
+    return written(tmp_path / "z.safetensors", content("b", "a"))
 
 
 @pytest.fixture
 def codes(tmp_path):
-    """Indices into 1,000 codes, of an image of 17 x 9."""
-    path = tmp_path / "codes.safetensors"
-    write_latents(path, indices([0, 1, 2], [300, 500, 999]))
-    return path
+    return written(tmp_path / "codes.safetensors", CODES)
 
 
 def test_latents_come_back_bit_for_bit_in_the_order_of_their_names(path):

@@ -43,7 +43,7 @@ from stepladder.data.source import ImageSource
 from stepladder.errors import ConfigError, DataError, ImageError, StepladderError
 from stepladder.images import load_image, to_tensor
 
-__all__ = ["TrainingBatch", "TrainingCrops", "leave_signals_to_the_run", "training_loader"]
+__all__ = ["TrainingBatch", "TrainingCrops", "as_it_is", "leave_signals_to_the_run", "training_loader"]
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> It
         batch_size=None,
         sampler=itertools.count(start_batch),
         num_workers=num_workers,  # DataLoader gives each worker one thread
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         worker_init_fn=leave_signals_to_the_run if num_workers else None,
         prefetch_factor=4 if num_workers else None,
         generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
@@ -260,7 +260,8 @@ def leave_signals_to_the_run(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
+    """What `collate_fn` does where items are batches already; a function of a module, which workers can unpickle."""
     return item
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from stepladder.data.crops import CropConfig
 from stepladder.data.files import Unreadable
 from stepladder.data.lanes import Lane, LaneBatch, LanePlace, StreamConfig
-from stepladder.data.loading import leave_signals_to_the_run
+from stepladder.data.loading import as_it_is, leave_signals_to_the_run
 from stepladder.data.pieces import Piece, plan_pieces
 from stepladder.errors import ConfigError, StepladderError
 
@@ -120,7 +120,7 @@ class ImageStream:
             self._batches,
             batch_size=None,
             num_workers=self._workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             worker_init_fn=leave_signals_to_the_run if self._workers else None,
             prefetch_factor=2 if self._workers else None,
             generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
@@ -173,7 +173,3 @@ def _check(config: StreamConfig, shards: int, processes: int) -> None:
             f"data.stream.lanes is {config.lanes}, and the data has {shards} shards. Each lane needs one. Set it to "
             f"{max(1, shards // processes) * processes} or less, or write more shards."
         )
-
-
-def _as_it_is(item: Any) -> Any:
-    return item

@@ -13,7 +13,7 @@ from stepladder.errors import MissingDependencyError
 from stepladder.measure.metrics import FeatureStatistics, FrechetMetric, Metric
 from stepladder.measure.metrics.base import FeatureNetwork, ImageMeasure
 
-__all__ = ["Features", "Judges"]
+__all__ = ["Features", "Judges", "first_seen"]
 
 
 class Features:
@@ -65,7 +65,7 @@ class Judges:
 
     def see(self, references: Float[Tensor, "b 3 h w"]) -> None:
         """Looks at a batch of originals in [0, 1]."""
-        self.fresh = _first_seen(references, self._seen)
+        self.fresh = first_seen(references, self._seen)
         self.photographs += [(self._images + place) // self._crops for place in self.fresh]
         self._images += len(references)
         if self.fresh:
@@ -97,8 +97,8 @@ class Judges:
             self.measures[metric.key] = metric.load(device)
 
 
-def _first_seen(images: Tensor, seen: set[bytes]) -> list[int]:
-    """The places of images that are not in `seen`, which they join."""
+def first_seen(images: Tensor, seen: set[bytes]) -> list[int]:
+    """Indices of the images whose digests are not in `seen`, to which they are added."""
     fresh = []
     for place, image in enumerate(images.cpu()):
         digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()

@@ -7,6 +7,7 @@
     bootstrap   its interval
     lpips       LPIPS with the VGG network, from local weights
     inception   the Inception network of rFID, from local weights
+    weights     where local weights are
 
 A new metric is one file here, which ends with a `Metric`, and an entry in `stepladder.measure.evaluation.METRICS`:
 reports, tables and commands take its name, heading and digits from there. No metric downloads weights: if they are
