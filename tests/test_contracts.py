@@ -4,43 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stepladder import Tokenizer, presets
-from stepladder.bottlenecks import BottleneckConfig, FSQConfig, KLConfig, PlainConfig, VQConfig
-from stepladder.encoders import ConvEncoderConfig
+from stepladder.bottlenecks import BottleneckConfig, FSQConfig, VQConfig
 from stepladder.layouts import GridLayout
 from stepladder.losses import draw_stages, ladder_loss
-from stepladder.measure.profiling import count_flops
 from stepladder.sampling.denoiser import Denoised, Denoiser
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.stages import StageSchedule
 from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
+from tokenizer_fakes import F4, KL, PLAIN, built, grid, pictures
 
 LADDERS = [1, 2, 3]
 SIZES = [(1, 1), (37, 91), (64, 64)]
-F8, F4 = presets.tiny().encoder, ConvEncoderConfig(stride=4, width=4, depth=0, latent_depth=1)
-PLAIN, KL = PlainConfig(), KLConfig(weight=0.1)
 FSQ, VQ = FSQConfig(levels=[5, 4, 3, 2]), VQConfig(codebook_size=24)
-
-
-def grid(
-    num_stages: int = 3,
-    encoder: ConvEncoderConfig = F8,
-    bottleneck: BottleneckConfig = PLAIN,
-    *,
-    channels: int = 16,
-    prediction: str = "clean",
-) -> TokenizerConfig:
-    tiny = presets.tiny()
-    return replace(
-        tiny,
-        latent_channels=channels,
-        encoder=encoder,
-        bottleneck=bottleneck,
-        decoder=replace(tiny.decoder, prediction=prediction),
-        ladder=LadderConfig(num_stages=num_stages),
-    )
 
 
 def tokens(
@@ -93,30 +71,6 @@ CONFIGS = GRIDS | {f"tokens-{name}": config for name, config in TOKENS.items()}
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
 def config(request: pytest.FixtureRequest) -> TokenizerConfig:
     return request.param
-
-
-def built(config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer that has moved away from its initial weights: layers that start at zero hide what is behind them.
-
-    The weights are the same for every ladder and prediction.
-    """
-    tokenizer = Tokenizer(config)
-    draw = generator(0)
-    with torch.no_grad():
-        for parameter in tokenizer.parameters():
-            fan_in = max(1, parameter[0].numel())
-            parameter.normal_(0, 0.7 * fan_in**-0.5, generator=draw)
-        for name, parameter in tokenizer.named_parameters():
-            if name.endswith("gain"):
-                parameter.fill_(1)
-    if isinstance(config.bottleneck, VQConfig):
-        tokenizer.bottleneck.codebook.normal_(generator=draw)
-    tokenizer.bottleneck(tokenizer.encoder(pictures(32, 32)), draw)  # measures the scale of the features
-    return tokenizer.eval()
-
-
-def pictures(*size: int, count: int = 2) -> Tensor:
-    return torch.rand(count, 3, *size, generator=generator(1)) * 2 - 1
 
 
 def sizes(config: TokenizerConfig) -> list[tuple[int, int]]:
@@ -331,66 +285,3 @@ def test_the_mean_of_the_posterior_is_what_users_get():
         code = tokenizer.encode(pictures(32, 32))
         torch.testing.assert_close(code.latent, tokenizer.bottleneck.scale(code.posterior.mean))
         assert torch.equal(code.latent, tokenizer.encode(pictures(32, 32)).latent)
-
-
-# ------------------------------------------------------------------------------------------ of convolutional networks
-
-
-def test_the_encoder_sees_no_further_than_its_convolutions():
-    tokenizer = built(grid())
-    images = pictures(128, 128, count=1)
-    changed_far_away = images.clone()
-    changed_far_away[..., 112:] = 1 - changed_far_away[..., 112:]
-    near, far = (tokenizer.encode(i).latent for i in (images, changed_far_away))
-    assert torch.equal(near[..., :6], far[..., :6])
-    assert not torch.equal(near[..., 14:], far[..., 14:])
-
-
-@pytest.mark.parametrize("num_stages", LADDERS)
-def test_the_decoder_sees_no_further_than_its_convolutions(num_stages):
-    # A statistic over the image, or attention, would carry a change everywhere.
-    tokenizer = built(grid(num_stages))
-    latent = torch.randn(1, 16, 8, 96, generator=generator(2))
-    changed_far_away = latent.clone()
-    changed_far_away[..., 84:] += 1
-    near, far = (tokenizer.decode(z, seeds=[3], steps=1) for z in (latent, changed_far_away))
-    torch.testing.assert_close(near[..., :128], far[..., :128], atol=1e-5, rtol=0)
-    assert not torch.allclose(near[..., 700:], far[..., 700:], atol=1e-2)
-
-
-def test_a_crop_of_an_image_has_the_initial_estimate_and_latent_of_the_whole_inside():
-    tokenizer = built(grid())
-    images = pictures(192, 192, count=1)
-    whole, crop = tokenizer.encode(images), tokenizer.encode(images[..., 32:, 32:])
-    torch.testing.assert_close(crop.latent[..., 8:, 8:], whole.latent[..., 12:, 12:], atol=1e-4, rtol=0)
-    far, near = (tokenizer.decoder.network.context(z.latent).initial for z in (whole, crop))
-    torch.testing.assert_close(near[..., 112:, 112:], far[..., 144:, 144:], atol=1e-4, rtol=0)
-
-
-def test_a_crop_of_a_noisy_image_is_denoised_as_the_whole_inside():
-    tokenizer = built(grid())
-    stage, u = tokenizer.schedule.stages[-1], torch.tensor([0.5])
-    latent, x = torch.randn(1, 16, 20, 20, generator=generator(2)), pictures(160, 160, count=1)
-    network = tokenizer.decoder.network
-    before = torch.zeros(1, 3, 80, 80)
-    whole = network.bind(latent)(x, u, stage, Denoised(before)).clean
-    crop = network.bind(latent[..., 4:, 4:])(x[..., 32:, 32:], u, stage, Denoised(before[..., 16:, 16:])).clean
-    torch.testing.assert_close(crop[..., 56:, 56:], whole[..., 88:, 88:], atol=1e-4, rtol=0)
-
-
-def flops_of_one_evaluation(config: TokenizerConfig, side: int) -> int:
-    """At full resolution, with the context."""
-    with torch.device("meta"):
-        tokenizer = Tokenizer(config).eval()
-        decoder = tokenizer.decoder
-        x, latent = torch.empty(1, 3, side, side), torch.empty(1, config.latent_channels, side // 8, side // 8)
-        return count_flops(
-            lambda: decoder.network(
-                x, torch.empty(1), decoder.schedule.stages[-1], decoder.network.context(latent), None
-            )
-        )
-
-
-def test_the_cost_is_linear_in_pixels():
-    small, large = (flops_of_one_evaluation(presets.photo(), side) for side in (128, 256))
-    assert large == pytest.approx(4 * small, rel=1e-3)

@@ -7,7 +7,6 @@ latents can reach.
 Drawing and decoding are timed apart: warmed up, synchronised, the median of the batches.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from examples.generation.latents import batches, token_layout
@@ -25,6 +23,7 @@ from examples.generation.sampling import decoder_seeds, draw, evaluations
 from stepladder import Tokenizer, __version__
 from stepladder.data import ImageSource
 from stepladder.errors import ConfigError
+from stepladder.measure.judges import first_seen
 from stepladder.measure.metrics import FeatureStatistics, frechet_distance, quantise
 from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.sampling.guidance import GuidanceConfig
@@ -151,7 +150,7 @@ def measure(
         images, places = images.to(device), range(done, done + len(images))
         seeds, chosen = [seed + i for i in places], [labels[i] for i in places]
         quantised = quantise(images)
-        fresh = _first_seen(quantised, seen)
+        fresh = first_seen(quantised, seen)
         if fresh:
             references.update(features(quantised[fresh] * 2 - 1))
         latents = drawing.time(partial(draw, prior, chosen, seeds, steps=steps, guidance=guidance), len(images))
@@ -245,14 +244,3 @@ class _Trial:
 
     def _decode(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
         return self.decoder.tokenizer.decode(latents, seeds=seeds, steps=self.decoder.steps)
-
-
-def _first_seen(images: Float[Tensor, "b 3 s s"], seen: set[bytes]) -> list[int]:
-    """The places of images that are not in `seen`, which they join."""
-    fresh = []
-    for place, image in enumerate(images.cpu()):
-        digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
-        if digest not in seen:
-            seen.add(digest)
-            fresh.append(place)
-    return fresh

@@ -12,7 +12,6 @@ Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), https://arx
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +24,7 @@ from stepladder.errors import DataError
 from stepladder.losses import LocalTimes
 from stepladder.sampling.flow import interpolate, velocity
 from stepladder.sampling.randomness import generator, normal, uniform
+from stepladder.training.batches import Batch
 from stepladder.training.folder import RunFolder
 from stepladder.training.loop import Task, fit
 from stepladder.training.objective import Objective, ObjectiveLoss, batch_seed
@@ -159,8 +159,9 @@ class PriorObjective(Objective):
         assert isinstance(self.model, Prior)
         return self.model
 
-    def forward(self, batch: Int[Tensor, " b"], seed: int, progress: float) -> ObjectiveLoss:
+    def forward(self, batch: Batch, seed: int, progress: float) -> ObjectiveLoss:
         """The loss of the latents at some places, each in one of its views; a share of the classes left out."""
+        assert isinstance(batch, Tensor)
         draw = generator(seed, batch.device)
         views = (uniform(len(batch), draw) * self._views).long()
         latents, classes = self.latents(batch, views)
@@ -178,7 +179,7 @@ class PriorObjective(Objective):
         latents, classes = self._fetch(views.cpu(), places.cpu())
         return self.prior.normalise(latents.to(places.device, torch.float32)), classes.to(places.device)
 
-    def load_model(self, weights: Mapping[str, Any]) -> None:
+    def load_model(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over weights, if they were learnt from these latents."""
         if not torch.equal(weights["mean"], self.prior.mean.cpu()):
             raise ValueError("the latents are others")
@@ -196,7 +197,7 @@ class HeldOut:
         return step > 0 and (step % self._config.save_every == 0 or step == self._config.steps)
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, batch: Tensor, step: int) -> tuple[Findings, None]:
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, None]:
         """Its mean over all of them."""
         assert isinstance(model, Prior)
         draw = generator(self._config.seed, batch.device)

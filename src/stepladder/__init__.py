@@ -9,7 +9,7 @@ decodes up a ladder of scales: it starts coarse and doubles the side at each sta
     code = tokenizer.encode(images)             # (B, 3, H, W) in [-1, 1], any H and W
     images = tokenizer.decode(code)             # the same shape and range
 
-The names that need torch are imported when they are first used, so that `import stepladder` is quick.
+Names that need torch are imported on first use, so that `import stepladder` is fast.
 """
 
 from importlib import import_module

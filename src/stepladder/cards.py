@@ -1,4 +1,4 @@
-"""The card of a model: a YAML header that the hub reads, what it is, how to use it, and what was measured.
+"""The card of a model: a YAML header for the hub, a description, how to use it, and measured quality.
 
 Reference: Model Cards for Model Reporting (Mitchell et al., 2018), https://arxiv.org/abs/1810.03993; the header:
 https://huggingface.co/docs/hub/model-cards
@@ -33,12 +33,12 @@ def model_card(
 
     Args:
         model: With `encoder`, `bottleneck` and `decoder`, whose parameters are counted.
-        config: What the model is.
-        name: What users load it by; the card says MODEL without one.
+        config: Configuration of the model.
+        name: Name that users load it by; MODEL by default.
         license: Identifier of the licence of its weights.
         measured: A table of measured values, or nothing.
         results: The same for the header.
-        links: Addresses to name, by what they lead to.
+        links: Addresses by their titles.
     """
     known = name or "MODEL"
     title = known.rstrip("/").rpartition("/")[2]

@@ -1,7 +1,7 @@
 """Checkpoint folders: `config.json` + `model.safetensors`.
 
 `config.json` holds `format_version`, the configuration under `tokenizer`, and the SHA-256 of the weights, so that a
-damaged or mixed-up file is an error and never a worse picture. Nothing in a checkpoint is executed, and loading is
+damaged or mixed-up file is an error instead of a bad picture. Nothing in a checkpoint is executed, and loading is
 strict: every weight is expected and every expected weight is there.
 """
 
@@ -22,7 +22,7 @@ from stepladder.files import parse_json, write_atomically
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "read_checkpoint", "weights_digest", "write_checkpoint"]
 
 FORMAT_VERSION = 1
-"""Rises with every change that older code could not read."""
+"""Increases with every change that older code cannot read."""
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -30,13 +30,13 @@ WEIGHTS_FILE = "model.safetensors"
 def write_checkpoint(
     folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes a checkpoint folder; files that are there are replaced, each in one step.
+    """Writes a checkpoint folder; existing files are replaced atomically.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
         config: Plain data of the tokenizer's configuration.
         weights: State of the module.
-        dtype: What floating-point weights are stored as; half precision halves the file.
+        dtype: Type of stored floating-point weights; half precision halves the file.
 
     Raises:
         OutputError: If a file cannot be written.
@@ -96,7 +96,7 @@ def weights_digest(names: Sequence[str], modules: Sequence[nn.Module]) -> str:
 
 
 def _check_weight(name: str, value: Tensor, file: Path) -> None:
-    """A weight that is no finite real number makes black pictures."""
+    """Refuses weights that are not finite real numbers; they would decode to black pictures."""
     if value.is_complex():
         raise CheckpointError(f"Weight '{name}' of {file} is complex. Weights are real. Export the model again.")
     if not value.isfinite().all():

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MAX_WIDTH = 16_384
-"""Most channels or features of one layer: far above what is in use, and still a network that can be described."""
+"""Most channels or features of one layer: far above any in use, and still a network that can be described."""
 MAX_DEPTH = 512
 """Most blocks in a row."""
 MAX_STEPS = 10_000
@@ -41,7 +41,7 @@ Hook: TypeAlias = Callable[[Any, Any], Any]
 
 
 def check_between(config: object, low: float, high: float, *names: str, where: str, usual: str) -> None:
-    """Checks fields of a configuration that somebody else may have written: a huge number would fill the machine.
+    """Checks fields of a configuration that somebody else may have written: a huge number would exhaust memory.
 
     Args:
         config: Holds the fields.

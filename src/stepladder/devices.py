@@ -1,7 +1,7 @@
-"""Devices and precisions: what is there, and what pays.
+"""Devices and precisions: what is available, and what is fast.
 
-bfloat16 pays where matrix units or vector instructions multiply it: AMX and AVX512-BF16 processors, CUDA devices from
-compute capability 8 on, XPUs. It costs at most 0.05 dB of PSNR (docs/speed.md). Elsewhere, "auto" is float32.
+bfloat16 is fast where matrix units or vector instructions multiply it: AMX and AVX512-BF16 processors, CUDA devices
+from compute capability 8 on, XPUs. It costs at most 0.05 dB of PSNR (docs/speed.md). Elsewhere, "auto" is float32.
 """
 
 import logging
@@ -17,7 +17,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The named device once it is clear that it works; "auto" for the first of CUDA, MPS, XPU and the CPU.
+    """The named device, checked to work; "auto" for the first of CUDA, MPS, XPU and the CPU.
 
     Raises:
         ConfigError: If there is no such device.
@@ -36,7 +36,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 def find_dtype(name: str, device: torch.device) -> torch.dtype:
-    """What networks compute in on a device; "auto" for bfloat16 where it is fast, else float32.
+    """Precision of networks on a device; "auto" for bfloat16 where it is fast, else float32.
 
     Raises:
         ConfigError: If the name is unknown.

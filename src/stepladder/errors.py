@@ -18,7 +18,7 @@ __all__ = [
 
 
 class StepladderError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class ConfigError(StepladderError, ValueError):
@@ -50,4 +50,4 @@ class MissingDependencyError(StepladderError, ImportError):
 
 
 class TrainingError(StepladderError):
-    """A training run that cannot go on, for example because its loss is not finite."""
+    """A training run that cannot continue, for example because its loss is not finite."""

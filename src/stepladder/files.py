@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, to a temporary name in the same folder, then moved into place; parsed JSON."""
+"""Files that are written completely or not at all: to a temporary name, then moved into place. Parsed JSON."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, force: bool) -> None:
-    """Writes a file whole or not at all; whoever reads `path` sees the old content or the new, never a part.
+    """Writes a file atomically; readers of `path` see the old content or the new, never a part.
 
     Args:
-        path: Where the file shall be; its folder is made if it is missing. Through a link, the target is replaced.
+        path: Path of the file; its folder is created if missing. The target of a link is replaced.
         write: Creates and fills the file at the path that it is given, which has the suffix of `path`. An `OSError`
             means that the disk refused.
         force: Whether a file at `path` may be replaced.
@@ -68,7 +68,7 @@ def reason(error: BaseException) -> str:
 
 
 def _publish(temporary: Path, target: Path, *, force: bool) -> None:
-    """Gives the finished file its name; without `force`, never in place of one that appeared meanwhile."""
+    """Renames the finished file; without `force`, it does not replace one that appeared meanwhile."""
     if not force:
         try:
             target.hardlink_to(temporary)

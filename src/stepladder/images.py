@@ -2,8 +2,8 @@
 
     tensor = byte / 127.5 - 1,    byte = round_half_even(clamp(127.5 (tensor + 1), 0, 255))
 
-Every byte survives the round trip. Only this module and `pictures`, which reads and writes the files, know uint8, HWC,
-[0, 255] and PIL; the rest of the library holds float tensors (B, 3, H, W).
+Every byte survives the round trip. Only this module and `pictures`, which reads and writes the files, use uint8, HWC,
+[0, 255] and PIL; the rest of the library has float tensors (B, 3, H, W).
 """
 
 import io

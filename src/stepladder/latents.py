@@ -42,10 +42,10 @@ class StoredLatent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentFile:
-    """What a latent file holds."""
+    """The content of a latent file."""
 
     model: str
-    """The model that encoded the images, as it was named then."""
+    """Name of the model that encoded the images."""
     fingerprint: str
     """Of its encoder (`Tokenizer.fingerprint`)."""
     codebook_size: int | None = None
@@ -55,11 +55,11 @@ class LatentFile:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What values are stored as."""
+        """Type of stored values."""
         return torch.float32 if self.codebook_size is None else index_dtype(self.codebook_size)
 
     def stored_bytes(self, stored: StoredLatent) -> int:
-        """What one of the latents takes in the file."""
+        """Size of one of the latents in the file."""
         return stored.values.numel() * self.dtype.itemsize
 
     def bits_per_pixel(self, stored: StoredLatent) -> float:

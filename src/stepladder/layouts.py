@@ -1,9 +1,9 @@
-"""Layouts: which shape the latent of an image has.
+"""Layouts: the shape of the latent of an image.
 
     grid     (B, c, h, w), h = ceil(H / f), w = ceil(W / f): one vector for each f x f patch, for images of any size
-    tokens   (B, N, D): a list of N vectors, none of which belongs to a place, for images of one size
+    tokens (B, N, D): a list of N vectors without positions, for images of one size
 
-Everything that depends on the difference asks a layout; networks, bottlenecks and files see shapes only.
+Code that depends on the difference uses a layout; networks, bottlenecks and files see only shapes.
 
 Reference of the second kind: An Image is Worth 32 Tokens (Yu et al., 2024), https://arxiv.org/abs/2406.07550
 """

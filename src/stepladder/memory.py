@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed, and what it looks like when there is none left.
+"""Freed memory of the C library, and recognising its exhaustion.
 
 glibc gives large blocks back to the system as soon as they are free, and asks for fresh ones at the next allocation;
 the system clears each page of those when it is first touched. Networks free and allocate the same large tensors again

@@ -1,4 +1,4 @@
-"""What the name of a model means: an embedded one, a folder, or a hub id; `NAME@8` asks for 8 steps in each stage."""
+"""Names of models: an embedded name, a folder, or a hub id; `NAME@8` asks for 8 steps in each stage."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def find_model(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Folder of a model: an embedded name, a folder, or a hub id, which is fetched.
+    """Folder of a model: an embedded name, a folder, or a hub id, which is downloaded.
 
     Args:
         name: Of the model.

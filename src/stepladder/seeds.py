@@ -1,4 +1,4 @@
-"""The seed of an image where nobody names one: from its name, so that it is the same alone, in a batch, and anywhere.
+"""The default seed of an image, from its name, so that it is the same alone and in a batch.
 
     seed = first 63 bits of the SHA-256 of the name, in UTF-8, without folder and suffix
 

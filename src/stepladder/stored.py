@@ -6,11 +6,11 @@ uint8, uint16 and int32 that holds the codebook. The metadata holds
 
     format = "stepladder-latents"
     format_version = "3"
-    model           what encoded them, as it was named then
+    model name of the model that encoded them
     fingerprint     of its encoder: latents fit every model whose encoder has the same one
     codebook_size   K, where indices are stored: they are 0 .. K - 1
     sizes           JSON object, image name -> [H, W], to which a decode crops
-    sha256          of names, values and all of the above, so that a damaged file is an error and never a worse picture
+    sha256 of names, values and all of the above, so that a damaged file is an error instead of a bad picture
 
 Versions 1 (latents) and 2 (indices) are read as well; their hash is of names and values alone.
 
@@ -57,7 +57,7 @@ _RESERVED = "__metadata__"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """What a file holds of one image."""
+    """The latent of one image in a file."""
 
     name: str
     """Of the image, without folder and suffix; unique in a file."""
@@ -69,10 +69,10 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """What a latent file holds."""
+    """The content of a latent file."""
 
     model: str
-    """The model that encoded the images, as it was named then."""
+    """Name of the model that encoded the images."""
     fingerprint: str
     """Of its encoder."""
     codebook_size: int | None

@@ -1,6 +1,6 @@
 """The tokenizer: what users hold.
 
-    images -> encoder -> bottleneck -> latent        latent -> decoder, up the ladder -> images
+    images -> encoder -> bottleneck -> latent latent -> decoder, up the ladder -> images
 
 Sides that do not fit are padded and cropped back: the image to a multiple of f before encoding, the latent to what the
 ladder needs before decoding. A latent therefore does not depend on the ladder that will decode it, and models that
@@ -78,7 +78,7 @@ class Tokenizer(Pretrained):
 
     @property
     def steps_per_stage(self) -> int:
-        """Steps in each stage where a call names none."""
+        """Default number of steps in each stage."""
         return self.config.steps_per_stage
 
     @property
@@ -103,7 +103,7 @@ class Tokenizer(Pretrained):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks compute in, to which images and latents are converted."""
+        """Precision of the networks, to which images and latents are converted."""
         return next(self.parameters()).dtype
 
     def to_precision(self, dtype: torch.dtype) -> Self:
@@ -150,9 +150,9 @@ class Tokenizer(Pretrained):
             steps: Steps per stage, one number or one for each stage; the tokenizer's own by default.
             size: (H, W) to crop to; by default the size of the encoded images, or all that the latent covers.
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
-                bound memory and show nowhere. The first stage of a ladder is never tiled.
+                bound memory and are not visible in the image. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
-            sampler: How steps are taken, how much texture they may draw, and where they lie.
+            sampler: Kind of steps, texture, and time grid.
             noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:

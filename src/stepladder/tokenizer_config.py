@@ -70,7 +70,7 @@ class TokenizerConfig:
     decoder: DecoderConfig = field(default_factory=ConvDecoderConfig)
     """The network that denoises."""
     ladder: LadderConfig = field(default_factory=LadderConfig)
-    """The scales that it climbs."""
+    """Its stages."""
     steps_per_stage: int = 8
     """Steps in each stage where a call names none."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

@@ -1,4 +1,4 @@
-"""The shell block of the README runs as it is written, line by line, in a folder with a user's photographs."""
+"""The shell blocks of the README run as they are written, line by line, in a folder with a user's photographs."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from stepladder.cli import app
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-SHELL = next(body for language, body in BLOCKS if not language and body.startswith("stepladder"))
+SHELL, *TRAINING = (body for language, body in BLOCKS if not language and body.startswith("stepladder"))
 PYTHON = next(body for language, body in BLOCKS if language == "python")
 
 
@@ -51,3 +51,33 @@ def test_every_line_of_the_shell_block_runs_one_after_the_other(photographs):
 def test_the_python_block_runs(capsys):
     exec(compile(PYTHON, "README.md", "exec"), {})
     assert "(2, 3, 200, 312)" in capsys.readouterr().out
+
+
+SHORT = """
+steps = 1
+batch_size = 2
+grid_every = 0
+
+[data]
+train = ["photos"]
+crop.size = 32
+"""
+
+
+def test_every_line_of_the_blocks_on_training_runs_one_after_the_other(photographs, monkeypatch):
+    state = pytest.importorskip("accelerate.state").AcceleratorState
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr("stepladder.training.hardware.matmul_peak", lambda device, dtype: 1e9)
+    Path("config.toml").write_text(f'preset = "tiny"{SHORT}\n[loss]\nperceptual_weight = 0')
+    recipe = '[recipe]\nkind = "regress"\nteacher_steps = 2\nperceptual_weight = 0'
+    Path("distill.toml").write_text(f'teacher = "runs/first/model"{SHORT}\n{recipe}')
+    lines = [line for block in TRAINING for line in block.splitlines()]
+    assert len(lines) == 5
+    for line in lines:
+        program, *words = shlex.split(line, comments=True)
+        assert program == "stepladder"
+        state._reset_state(reset_partial_state=True)
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, (line, result.stderr)
+    state._reset_state(reset_partial_state=True)
+    assert {path.parent.name for path in photographs.glob("runs/*/model")} == {"first", "second", "fast"}

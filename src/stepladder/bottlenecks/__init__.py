@@ -1,4 +1,4 @@
-"""Bottlenecks: what happens to the encoder's features on their way to becoming a latent of unit scale."""
+"""Bottlenecks: they turn the features of an encoder into a latent of unit scale."""
 
 from stepladder.bottlenecks.base import Bottleneck, BottleneckOutput, LatentScale, channel_dim
 from stepladder.bottlenecks.fsq import FSQBottleneck, FSQConfig

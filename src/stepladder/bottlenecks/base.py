@@ -1,9 +1,9 @@
 """What all bottlenecks share: their contract, and the running scale that keeps latents at zero mean and unit variance.
 
-A diffusion model that is trained on latents wants them at unit scale, channel by channel. The scale is measured while
-the encoder trains, is frozen with it, and is stored in the checkpoint, so that users see normalised latents only.
+Diffusion models need latents at unit scale, channel by channel. The scale is measured while the encoder trains, is
+frozen with it, and is stored in the checkpoint, so that users see normalised latents only.
 
-Features and latents are grids (B, c, h, w) or tokens (B, N, D); `channel_dim` says where the channels are.
+Features and latents are grids (B, c, h, w) or tokens (B, N, D); `channel_dim` gives the dimension of the channels.
 """
 
 from abc import ABC, abstractmethod
@@ -20,12 +20,12 @@ __all__ = ["Bottleneck", "BottleneckOutput", "LatentScale", "channel_dim"]
 
 @dataclass(frozen=True, slots=True)
 class BottleneckOutput:
-    """A latent and what training and users need beside it."""
+    """A latent, and what training and users need with it."""
 
     latent: Float[Tensor, "b ..."]
     """Normalised latent, (B, c, h, w) or (B, N, D)."""
     loss: Float[Tensor, ""]
-    """What the bottleneck adds to the training loss; zero if nothing."""
+    """The bottleneck's part of the training loss; zero if there is none."""
     indices: Int[Tensor, "b ..."] | None = None
     """Code indices of a quantised bottleneck, (B, h, w) or (B, N), int64."""
     posterior: GaussianPosterior | None = None
@@ -66,14 +66,14 @@ class LatentScale(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     def forward(self, raw: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Normalises; in training mode, where gradients are taken, it first takes the batch into the running values."""
+        """Normalises; in training mode with gradients, it first updates the running values."""
         if self.training and torch.is_grad_enabled():
             self._update(raw.detach().float())
         shape = _row(raw)
         return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
 
     def inverse(self, latent: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """What `forward` makes this latent of."""
+        """The features that `forward` normalises to this latent."""
         shape = _row(latent)
         return latent * (self.variance + 1e-6).sqrt().view(shape) + self.mean.view(shape)
 
@@ -85,7 +85,7 @@ class LatentScale(nn.Module):
 
     @torch.no_grad()
     def trust(self) -> None:
-        """Takes the present values as measured: from here on they only follow, with the full momentum."""
+        """Treats the present values as measured: they are updated with the full momentum from here on."""
         self.batches.fill_(1 / (1 - self.decay))
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class LatentScale(nn.Module):
 
 
 def _row(latent: Tensor) -> list[int]:
-    """The shape of one number for each channel, beside a latent."""
+    """The shape of one number per channel, to broadcast with a latent."""
     shape = [1] * latent.ndim
     shape[channel_dim(latent)] = -1
     return shape
@@ -117,7 +117,7 @@ class Bottleneck(nn.Module, ABC):
     """Number of codes of a quantised latent; None of a continuous one."""
 
     def __init__(self, channels: int, *, in_channels: int | None = None) -> None:
-        """For latents of `channels` channels, from as many features unless `in_channels` says another number."""
+        """For latents of `channels` channels, from `in_channels` features (by default as many)."""
         super().__init__()
         self.in_channels = channels if in_channels is None else in_channels
         self.scale = LatentScale(channels)
@@ -127,7 +127,7 @@ class Bottleneck(nn.Module, ABC):
         """Encodes; a `generator` is needed only where training draws."""
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Exactly the latent that stands beside `BottleneckOutput.indices`, each from 0 to `codebook_size` - 1.
+        """Exactly the latent of `BottleneckOutput.indices`, each from 0 to `codebook_size` - 1.
 
         Raises:
             ValueError: If the latent is continuous.

@@ -1,9 +1,9 @@
-"""What quantised bottlenecks share: rows of vectors, gradients past a rounding, and how well a codebook is used.
+"""What quantised bottlenecks share: rows of vectors, gradients through rounding, and codebook usage.
 
     usage = (different codes in the batch) / K,      perplexity = exp(-sum_i p_i log p_i),   p_i = share of code i
 
-Both are of the batch, so neither can say that more codes are in use than the batch has vectors. Perplexity is the
-number of codes that would be as varied if all were used alike.
+Both describe one batch, so neither exceeds its number of vectors. Perplexity is the number of equally used codes with
+the same entropy.
 
 Reference of the straight-through gradient: Estimating or Propagating Gradients Through Stochastic Neurons (Bengio et
 al., 2013), https://arxiv.org/abs/1308.3432
@@ -22,7 +22,7 @@ MAX_CODES = 2**31 - 1
 
 
 def to_rows(latent: Float[Tensor, "b ..."]) -> Float[Tensor, "b ... c"]:
-    """Channels last, so that each place or token is one row: (B, h, w, c) or (B, N, D)."""
+    """Channels last, so that each position or token is one row: (B, h, w, c) or (B, N, D)."""
     return latent.movedim(channel_dim(latent), -1)
 
 

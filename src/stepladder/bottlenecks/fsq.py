@@ -6,15 +6,16 @@ For a feature y of unit scale and a channel of L levels
     z = (k - (L - 1) / 2) / sqrt((L^2 - 1) / 12)
     index = k_1 + L_1 (k_2 + L_2 (k_3 + ...))
 
-z has zero mean and unit variance where all levels are used alike, and Gaussian features of unit scale nearly do that
-(standard deviation 0.93 to 1.03). So features are normalised by the running scale, and the way from an index to its
-latent is a constant: it never drifts, and no buffer holds it. With an odd L this is the rounding of the paper; with an
-even L the paper shifts the levels so that one of them is 0, whereas here they stay symmetric about 0, also for L = 2.
+z has zero mean and unit variance if all levels are used equally. Gaussian features of unit scale come close to that
+(standard deviation 0.93 to 1.03). So features are normalised by the running scale, and the map from an index to its
+latent is constant: it never drifts and needs no buffer. With an odd L this is the rounding of the paper; with an even L
+the paper shifts the levels so that one of them is 0, whereas here they stay symmetric about 0, also for L = 2.
 
 Reference: Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al., 2023), https://arxiv.org/abs/2309.15505
 
-It is own code, because vector-quantize-pytorch 1.32 cannot be built on the meta device, where checkpoints are loaded
-(it asks a tensor for the codebook size, and keeps its levels in buffers that are not stored), and refuses two levels.
+This does not use vector-quantize-pytorch 1.32, because it cannot be built on the meta device, where checkpoints are
+loaded (it asks a tensor for the codebook size, and keeps its levels in buffers that are not stored), and refuses two
+levels.
 """
 
 import math
@@ -33,7 +34,7 @@ from stepladder.errors import ConfigError
 __all__ = ["FSQBottleneck", "FSQConfig"]
 
 _MAX_LEVEL = 2**16
-"""Single precision tells so many levels apart."""
+"""Most levels that single precision distinguishes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class FSQBottleneck(Bottleneck):
         )
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """The latent that `forward` gives beside these indices, each from 0 to `codebook_size` - 1."""
+        """The latent that `forward` returns with these indices, each from 0 to `codebook_size` - 1."""
         sizes = _constant(self.config.levels, indices)
         levels = indices[..., None] // self._place_values(indices) % sizes
         return from_rows(self._normalised(levels.float()))

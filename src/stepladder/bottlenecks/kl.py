@@ -1,4 +1,4 @@
-"""The variational bottleneck: a diagonal Gaussian for each place or token, pulled towards the standard normal.
+"""The variational bottleneck: a diagonal Gaussian for each position or token, pulled towards the standard normal.
 
     KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - log s^2 - 1) / 2
 

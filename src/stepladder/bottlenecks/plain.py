@@ -21,7 +21,7 @@ class PlainConfig:
 
 
 class PlainBottleneck(Bottleneck):
-    """Normalises, and nothing else."""
+    """Normalises the features."""
 
     def __init__(self, config: PlainConfig, channels: int) -> None:
         super().__init__(channels)

@@ -1,4 +1,4 @@
-"""The normal distribution that a variational bottleneck makes of features."""
+"""The normal distribution of a variational latent."""
 
 from dataclasses import dataclass
 

@@ -7,20 +7,20 @@ With features y of unit scale, codes e_1 .. e_K, the vectors Y_i of a batch of n
     e_i <- e_i + (1 - d) |Y_i| / (n u_i) (mean of Y_i - e_i)
     loss = weight mean((y - sg(z))^2)         keeps the encoder near the codes
 
-which is the average of sums over the average of counts, with no division for codes that get nothing. A code whose usage
-falls below a fraction of the even share 1 / K is dead: it moves to a vector of the batch. All are dead when training
-starts, so the first batch is also what fills the codebook. Counts and sums are those of all processes, and dead codes
-move to vectors of the first process, so that all keep one codebook.
+which is the average of sums over the average of counts, without a division for unused codes. A code whose usage falls
+below a fraction of the even share 1 / K is dead and is replaced by a vector of the batch. All codes are dead when
+training starts, so the first batch initialises the codebook. Counts and sums are taken over all processes, and dead
+codes move to vectors of the first process, so that all processes keep the same codebook.
 
-Codes are the centres of what they stand for, so the variance of latents is 1 less the error of the quantisation.
+Codes are the centres of their cells, so the variance of latents is 1 minus the error of the quantisation.
 
 References: Neural Discrete Representation Learning (van den Oord et al., 2017), appendix A.1,
 https://arxiv.org/abs/1711.00937; dead codes: Jukebox (Dhariwal et al., 2020), https://arxiv.org/abs/2005.00341
 
-It is own code, because vector-quantize-pytorch 1.32 draws the vectors for dead codes from torch's global generator;
-decides when it is built whether several processes share statistics; makes one-hot matrices of vectors by codes in
-training (1.0 GiB for 8,192 of both, where distances alone are 0.25 GiB); and breaks a compiled graph in three places,
-also in evaluation.
+This does not use vector-quantize-pytorch 1.32, because it draws the vectors for dead codes from torch's global
+generator; decides when it is built whether several processes share statistics; makes one-hot matrices of vectors by
+codes in training (1.0 GiB for 8,192 of both, where distances alone are 0.25 GiB); and breaks a compiled graph in three
+places, also in evaluation.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ class VQConfig:
     commitment: float = 0.25
     """Weight of the distance of features to their codes, averaged over all values, in the training loss; at least 0."""
     dead_below: float = 0.02
-    """A code that is used less than this fraction of the even share moves to a vector of the batch; in [0, 1), 0 for
-    never. A code that nothing uses is dead after log(dead_below) / log(decay) steps, 390 by default."""
+    """A code that is used less than this fraction of the even share is replaced by a vector of the batch; in [0, 1), 0
+    for never. An unused code is dead after log(dead_below) / log(decay) steps, 390 by default."""
 
     def __post_init__(self) -> None:
         check_between(self, 2, _MAX_VECTORS, "codebook_size", where="VQ", usual="512 to 16384")
@@ -68,7 +68,7 @@ class VQConfig:
 
 
 class VQBottleneck(Bottleneck):
-    """Normalises, and takes the nearest code; in training mode, where gradients are taken, the codes follow."""
+    """Normalises, and takes the nearest code; in training mode with gradients, it updates the codes."""
 
     codebook: Tensor
     usage: Tensor
@@ -84,7 +84,7 @@ class VQBottleneck(Bottleneck):
         """Returns latent, indices and commitment loss.
 
         Raises:
-            ValueError: If the codebook follows, which draws vectors for dead codes, and no generator is given.
+            ValueError: If the codebook is updated, which draws vectors for dead codes, and no generator is given.
         """
         smooth = to_rows(self.scale(features)).float()
         vectors = smooth.detach().flatten(0, -2)  # (n, D)
@@ -105,7 +105,7 @@ class VQBottleneck(Bottleneck):
         )
 
     def from_indices(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """The latent that `forward` gives beside these indices, each from 0 to `codebook_size` - 1."""
+        """The latent that `forward` returns with these indices, each from 0 to `codebook_size` - 1."""
         return from_rows(self._look_up(indices))
 
     def _look_up(self, indices: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The command line: translation between words and the library, one file per command.
+"""The command line: a thin layer over the library, one file per command.
 
-Results go to stdout, talk and progress to stderr. Exit codes: 0 done; 1 failed, or a part of the inputs failed; 2 wrong
-usage or configuration; 130 interrupted; 143 terminated. An error is one line; `--debug`, before or after the command,
-shows its traceback. Only an error that nobody foresaw shows its traceback by itself.
+Results go to stdout, messages and progress to stderr. Exit codes: 0 done; 1 failed, or a part of the inputs failed; 2
+wrong usage or configuration; 130 interrupted; 143 terminated. An error is one line; `--debug`, before or after the
+command, shows its traceback. Only unexpected errors always show their traceback.
 
 Nothing heavy is imported before a command runs: `stepladder --help` loads neither torch nor PIL.
 """
@@ -46,16 +46,16 @@ __all__ = ["app", "main"]
 _INTERRUPTED = 130
 _TERMINATED = 143
 _EXTRA_OF = {"accelerate": "train", "gradio": "page"}
-"""What whole layers import, and the extra that it comes with; adapters say so themselves."""
+"""Packages that whole layers import, and their extras; adapters name theirs themselves."""
 _LAST_WORDS = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
 
 class _Terminated(SystemExit):
-    """The process was asked to end. It unwinds, so that nothing half written stays behind."""
+    """The process was asked to end. It unwinds, so that no half-written file stays behind."""
 
 
 class _Commands(TyperGroup):
-    """The group of commands, which turns whatever goes wrong into one line and an exit code."""
+    """The group of commands, which turns errors into one line and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args) or ["--help"]
@@ -122,7 +122,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Image tokenizers with diffusion decoders that climb a ladder of scales."""
+    """Image tokenizers with fast multi-scale diffusion decoders."""
     context.obj = debug
     log = logging.getLogger("stepladder")
     if not any(isinstance(handler, _Talk) for handler in log.handlers):
@@ -150,7 +150,7 @@ app.add_typer(bulk.app)
 
 
 class _Talk(logging.Handler):
-    """Warnings of the library as talk."""
+    """Prints warnings of the library."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
@@ -158,7 +158,7 @@ class _Talk(logging.Handler):
 
 
 def _take_debug(words: list[str]) -> tuple[bool, list[str]]:
-    """Moves `--debug` from wherever it stands before `--` to the front, where the group looks for it."""
+    """Moves `--debug` from anywhere before `--` to the front, where the group expects it."""
     end = words.index("--") if "--" in words else len(words)
     before = [word for word in words[:end] if word != "--debug"]
     debug = len(before) < end
@@ -166,7 +166,7 @@ def _take_debug(words: list[str]) -> tuple[bool, list[str]]:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """What a foreseen error exits with; None for one that nobody foresaw."""
+    """Exit code of an expected error; None for others."""
     if isinstance(error, ConfigError) or _is_usage(error):
         return 2
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA_OF:
@@ -175,7 +175,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _is_usage(error: Exception) -> bool:
-    """Whether the parser refused the words; its exceptions have no public home that all versions of typer share."""
+    """Whether the parser refused the arguments; its exceptions have no public name in all versions of typer."""
     return hasattr(error, "format_message")
 
 
@@ -200,6 +200,6 @@ def _in_plain_words(error: Exception) -> Exception:
 
 
 def _leave_broken_pipe() -> int:
-    """Nobody reads stdout any more: says nothing, also not when Python flushes it at the end."""
+    """Handles a closed stdout: prints nothing, even when Python flushes it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

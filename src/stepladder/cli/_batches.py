@@ -1,4 +1,4 @@
-"""Many items in batches: reading goes ahead of the work, writing follows it, and one bad item stops no other."""
+"""Many items in batches: reading and writing overlap with the work, and a bad item does not stop the others."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +24,11 @@ _AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Done]):
-    """What became of the items of a command."""
+    """The results of a command."""
 
     done: list[Done] = field(default_factory=list)
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
-    """The name of each item that failed, and why."""
+    """Name and reason of each failed item."""
 
     @property
     def exit_code(self) -> int:
@@ -36,24 +36,24 @@ class Outcome(Generic[Done]):
         return 1 if self.failed else 0
 
     def failures(self, key: str) -> list[dict[str, str]]:
-        """The failed items as plain data; `key` says what their names are."""
+        """The failed items as plain data; `key` is the key of their names."""
         return [{key: name, "error": one_line(error)} for name, error in self.failed]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work(Generic[Item, Value, Result, Done]):
-    """What is done with each item."""
+    """How items are processed."""
 
     read: Callable[[Item], Value]
-    """Gets one ready; runs in another thread."""
+    """Prepares an item; runs in another thread."""
     kind: Callable[[Value], object]
-    """Those of one kind can be worked on together: images of one size."""
+    """Items of one kind can be processed together, such as images of one size."""
     batch: Callable[[Value], int]
-    """How many like this one together, at most."""
+    """Most items like this one in a batch."""
     compute: Callable[[list[Item], list[Value]], list[Result]]
-    """Works on several of one kind."""
+    """Processes several items of one kind."""
     write: Callable[[Item, Value, Result], Done]
-    """Finishes one; runs in another thread."""
+    """Finishes an item; runs in another thread."""
 
 
 def for_each(
@@ -64,13 +64,13 @@ def for_each(
     label: str,
     debug: bool,
 ) -> Outcome[Done]:
-    """Works on the items in batches; a line for each that fails, and the others are done.
+    """Processes items in batches; failures are reported in one line each and do not stop the others.
 
     Args:
-        items: What to work on. Neighbours that are alike are worked on together.
-        work: Does it.
+        items: The items. Consecutive items of one kind are batched.
+        work: How to process them.
         name: Names one, for messages.
-        label: What a bar on stderr says.
+        label: Label of the progress bar on stderr.
         debug: Whether tracebacks are shown.
     """
     with progress_bar(label) as bar, ThreadPoolExecutor(2, thread_name_prefix="files") as pool:
@@ -88,7 +88,7 @@ def for_each(
 
 
 class _Run(Generic[Item, Value, Result, Done]):
-    """The work on its way."""
+    """The work in progress."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _Run(Generic[Item, Value, Result, Done]):
             yield waiting
 
     def finish(self, group: list[tuple[Item, Value]]) -> None:
-        """Computes a group, and hands its results over to be written."""
+        """Computes a group, and starts writing its results."""
         members, values = [item for item, _ in group], [value for _, value in group]
         results = self._attempt(members, partial(self.work.compute, members, values))
         for (item, value), result in zip(group, results or [], strict=False):  # none if they failed

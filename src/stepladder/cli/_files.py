@@ -1,4 +1,4 @@
-"""Many files in, many files out: what can be refused is refused before work starts."""
+"""Many files in, many files out: checks before work starts."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,11 +17,11 @@ class Found:
 
     path: Path
     name: Path
-    """Without its suffix, below the folder in which it was found: what its results are called."""
+    """Without its suffix, below the folder in which it was found: the name of its results."""
 
 
 def find_images(arguments: Sequence[Path], *, without: Path | None = None) -> list[Found]:
-    """The files that arguments mean: a file itself, whatever it is; a folder, the images in it and below. Each once.
+    """The files of arguments: files as they are, and images in folders, recursively. Each once.
 
     Args:
         arguments: Files and folders.
@@ -43,13 +43,13 @@ def find_images(arguments: Sequence[Path], *, without: Path | None = None) -> li
 
 
 def check_distinct(results: Iterable[tuple[Path, str]]) -> None:
-    """Refuses two inputs that would become one result.
+    """Refuses two inputs with the same result.
 
     Args:
-        results: Each input, and what it becomes, as text.
+        results: Each input and its result, as text.
 
     Raises:
-        ConfigError: If two become the same.
+        ConfigError: If two results are the same.
     """
     source_of: dict[str, Path] = {}
     for source, result in results:
@@ -62,7 +62,7 @@ def check_distinct(results: Iterable[tuple[Path, str]]) -> None:
 
 
 def check_outputs(inputs: Iterable[Path], outputs: Sequence[Path], *, force: bool) -> None:
-    """Refuses, before work starts, what would overwrite something.
+    """Refuses outputs that would overwrite something, before work starts.
 
     Args:
         inputs: Files that are never replaced.

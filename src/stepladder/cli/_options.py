@@ -36,7 +36,7 @@ DEFAULT_MODEL = "photo"
 
 _MAX_SEED = 2**63 - 1
 MAX_STEPS = 10_000
-"""As `stepladder.configs` says, which takes long to import."""
+"""Equal to that of `stepladder.configs`, which takes long to import."""
 MAX_SIZE = 2**14
 """Longest side to which images are resized."""
 MAX_BATCH = 2**16
@@ -100,7 +100,7 @@ AutoBatch: TypeAlias = Annotated[
 
 
 class Precision(StrEnum):
-    """What networks compute in."""
+    """Precision of networks."""
 
     auto = "auto"
     float32 = "float32"

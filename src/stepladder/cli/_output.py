@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, talk and progress to stderr."""
+"""Output: results to stdout, messages and progress to stderr."""
 
 import json
 import os
@@ -46,7 +46,7 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def say(message: str) -> None:
-    """One line of talk."""
+    """Prints one line to stderr."""
     print(harmless(message), file=sys.stderr, flush=True)  # noqa: T201
 
 

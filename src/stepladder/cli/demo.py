@@ -43,7 +43,7 @@ AtOnce = Annotated[
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser of this machine.")]
 
 _MOST_MEGAPIXELS = 2**27 / 1e6
-"""What is read at all; as `stepladder.images` says, which takes long to import."""
+"""Largest image that is read; equal to that of `stepladder.images`, which takes long to import."""
 
 
 def demo(

@@ -1,4 +1,4 @@
-"""The one place that imports pyarrow: Parquet files as streams of rows, and tables written."""
+"""Parquet files as streams of rows, and tables written: the only module that imports pyarrow."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +37,8 @@ def row_count(path: str) -> int:
 
 
 def rows_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, bytes | None, dict[str, Any]]]:
-    """Place, image and other columns of `count` rows of a Parquet file from row `first` on; of all that follow if None.
+    """Index, image and other columns of `count` rows of a Parquet file from row `first` on; of all further rows if
+    None.
 
     Raises:
         DataError: If the file cannot be read, or has no image column or several.
@@ -47,7 +48,7 @@ def rows_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, byt
 
 
 def tables_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, Any]]:
-    """The same rows as tables with the place of their first row; only their row groups are read, one at a time.
+    """The same rows as tables with the index of their first row; only their row groups are read, one at a time.
 
     Raises:
         DataError: If the file cannot be read.
@@ -92,7 +93,7 @@ def write_table(path: Path, columns: Mapping[str, Any], types: Mapping[str, str]
     Args:
         path: Where.
         columns: Values by name, as many in each.
-        types: Arrow types by name, such as "binary" or "list<int32>"; of the others, as their values are.
+        types: Arrow types by name, such as "binary" or "list<int32>"; inferred from values for the others.
     """
     arrays = {}
     for name, values in columns.items():

@@ -1,7 +1,7 @@
-"""What all adapters share: how bytes are read from a file, and how what could not be read is described.
+"""What all adapters share: reading bytes of a file, and describing unreadable images.
 
 Adapters keep no open files. Opening costs some ten microseconds, decoding a photograph some milliseconds, and without
-handles a source can be pickled, forked and copied to worker processes as it is.
+open files, a source can be pickled, forked and copied to worker processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Unreadable", "describe_unreadable", "read_bytes"]
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An image that was passed over."""
+    """An image that was skipped."""
 
     key: str
     """Its name in the source."""
@@ -27,7 +27,7 @@ class Unreadable:
 
 
 def read_bytes(path: Path, *, key: str, offset: int = 0, size: int = -1) -> bytes:
-    """Reads `size` bytes of a file from `offset` on; all that follow if `size` is -1.
+    """Reads `size` bytes of a file from `offset` on; all further bytes if `size` is -1.
 
     Raises:
         ImageError: If the file cannot be read, or ends too early. The text names `key`.
@@ -51,7 +51,7 @@ def read_bytes(path: Path, *, key: str, offset: int = 0, size: int = -1) -> byte
 
 
 def describe_unreadable(unreadable: Sequence[Unreadable], total: int) -> str:
-    """One line for a warning: how many images of how many, and what is wrong with the first."""
+    """One line for a warning: the number of unreadable images, and the reason for the first."""
     noun = "image" if len(unreadable) == 1 else "images"
     first = unreadable[0]
     return f"{len(unreadable)} unreadable {noun} of {total} skipped. The first is {first.key}: {first.reason}"

@@ -1,9 +1,9 @@
 """One lane of a stream: blocks of encoded images, shuffled, one after the other.
 
 In each epoch all shards of the data are shuffled, and lane l of G reads the shards l, l + G, l + 2G, ... of that order.
-A lane reads a block of images, shuffles it, hands out its crops, and reads the next block. A block goes on over the
-borders of shards, and ends with the epoch at the latest. Five whole numbers say where a lane is (`LanePlace`): a lane
-that starts there reads the block once more, and goes on inside it.
+A lane reads a block of images, shuffles it, hands out its crops, and reads the next block. A block may span shards, and
+ends at the end of the epoch at the latest. Five integers give the position of a lane (`LanePlace`): a lane that starts
+there reads the block again, and continues inside it.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from stepladder.images import load_image, to_tensor
 __all__ = ["Lane", "LaneBatch", "LanePlace", "StreamConfig"]
 
 TRIES = 3
-"""How often a remote shard is opened again where it breaks off."""
+"""How often a remote shard is reopened where it breaks off."""
 
 _ORDER, _BLOCK, _CROP = 2, 3, 4  # random streams of one seed, others than those of random access
 
@@ -51,17 +51,17 @@ class StreamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanePlace:
-    """Where a lane is; all of it is whole numbers."""
+    """The position of a lane; all integers."""
 
     epoch: int = 0
     shard: int = 0
-    """In the lane's order of this epoch: the one in which its block begins."""
+    """Shard in which the block begins, in the lane's order of this epoch."""
     row: int = 0
-    """In this shard: the first of the block."""
+    """First row of the block in this shard."""
     block: int = 0
     """Blocks before this one."""
     out: int = 0
-    """Images of the block that are out."""
+    """Images of the block that were returned."""
 
 
 class LaneBatch(NamedTuple):
@@ -71,7 +71,7 @@ class LaneBatch(NamedTuple):
     unreadable: tuple[Unreadable, ...]
     lane: int
     place: dict[str, int]
-    """Of the lane, after this batch."""
+    """Position of the lane after this batch."""
 
 
 class Lane:
@@ -87,7 +87,7 @@ class Lane:
         self._order: Sequence[int] = ()
 
     def batch(self, images: int, crop: CropConfig) -> LaneBatch:
-        """The next crops of so many images; unreadable ones are passed over."""
+        """The next crops of so many images; unreadable ones are skipped."""
         crops: list[Tensor] = []
         unreadable: list[Unreadable] = []
         count = 0
@@ -131,7 +131,7 @@ class Lane:
         self._order = draw.permutation(len(self._block)).tolist()
 
     def _read(self) -> Row | None:
-        """The next row, from whichever shard it is in; None where the epoch of a block ends. Passes over damage."""
+        """The next row, from whichever shard it is in; None where the epoch of a block ends. Skips damaged parts."""
         empty = tries = 0
         while empty <= len(self._pieces):
             row = None

@@ -7,8 +7,8 @@ takes the positions p, p + P, p + 2 P, ... and cuts them into batches. So
     position of image j of batch n of process p = (n m + j) P + p,      m = images in a batch.
 
 In an epoch every image is drawn once, by exactly one process; nothing is dropped or repeated at its end, because the
-next epoch follows at once, if need be inside a batch. A permutation depends on (seed, epoch) and a crop on
-(seed, q) alone. Hence batch n is a pure function of (seed, n, p, P), whatever the number of worker processes, and a
+next epoch follows immediately, if necessary inside a batch. A permutation depends only on (seed, epoch), and a crop
+only on (seed, q). Hence batch n is a pure function of (seed, n, p, P), whatever the number of worker processes, and a
 run resumes exactly by starting at batch n.
 """
 
@@ -43,7 +43,7 @@ from stepladder.data.source import ImageSource
 from stepladder.errors import ConfigError, DataError, ImageError, StepladderError
 from stepladder.images import load_image, to_tensor
 
-__all__ = ["TrainingBatch", "TrainingCrops", "leave_signals_to_the_run", "training_loader"]
+__all__ = ["TrainingBatch", "TrainingCrops", "as_it_is", "leave_signals_to_the_run", "training_loader"]
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def training_loader(
     num_workers: int = 0,
     start_batch: int = 0,
     stride: int = 1,
-) -> Iterator[Any]:
+) -> Iterator[Tensor | CodedImages]:
     """Endless training batches of one process, from batch `start_batch` on.
 
     Unreadable images are replaced, and one warning counts them when an epoch ends, or when the iterator is closed.
@@ -214,13 +214,13 @@ def training_loader(
     return _stream(batches, num_workers=num_workers, start_batch=start_batch)
 
 
-def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> Iterator[Any]:
+def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> Iterator[Tensor | CodedImages]:
     loader: DataLoader[TrainingBatch | StepladderError] = DataLoader(
         _ErrorsAsItems(batches),
         batch_size=None,
         sampler=itertools.count(start_batch),
         num_workers=num_workers,  # DataLoader gives each worker one thread
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         worker_init_fn=leave_signals_to_the_run if num_workers else None,
         prefetch_factor=4 if num_workers else None,
         generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
@@ -242,7 +242,7 @@ def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> It
 
 
 class _ErrorsAsItems(Dataset["TrainingBatch | StepladderError"]):
-    """Hands errors over as items: DataLoader would wrap a worker's error in a traceback of many lines."""
+    """Returns errors as items: DataLoader would wrap a worker's error in a traceback of many lines."""
 
     def __init__(self, batches: TrainingCrops) -> None:
         self.batches = batches
@@ -260,7 +260,8 @@ def leave_signals_to_the_run(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
+    """What `collate_fn` does where items are batches already; a function of a module, which workers can unpickle."""
     return item
 
 

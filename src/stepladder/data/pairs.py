@@ -1,4 +1,4 @@
-"""Images with their latents beside them, in files: nothing is encoded.
+"""Images and their latents from files: nothing is encoded.
 
     Parquet       an image column and a column `latent`: bytes of a .npy file, or nested lists (c, h, w)
     WebDataset    NAME.jpg (or another image) and NAME.npy
@@ -56,7 +56,7 @@ class CodedImages:
     images: Float[Tensor, "b 3 H W"]
     """In [-1, 1]."""
     latents: Float[Tensor, "b c h w"]
-    """As the encoder gave them."""
+    """Raw output of the encoder."""
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +82,7 @@ class PairSource(Protocol):
     name: str
     """What messages and reports call the source."""
     fingerprint: list[float] | None
-    """Of the encoder that made the latents, where the files say it."""
+    """Of the encoder that made the latents, if the files have it."""
 
     def __len__(self) -> int: ...
 
@@ -126,7 +126,7 @@ def open_pairs(data: str | Sequence[str]) -> PairSource:
 
 
 def read_pair(source: PairSource, index: int, stride: int) -> CodedImage:
-    """An image, and its latent once it is clear that both belong together.
+    """An image and its latent, checked to belong together.
 
     Raises:
         ImageError: If one of them cannot be read, the latent is not finite, or it has another side ratio.

@@ -1,9 +1,9 @@
 """Images in Parquet files, as the Hugging Face hub stores them.
 
 The image column is a struct that holds `bytes` (and `path`), or a plain binary column. A Parquet file is read one row
-group at a time: an image costs the reading of its row group, unless that is among the recently used ones, of which up
-to `CACHE_BYTES` are kept. So shuffled reading is fast for data sets that fit in the cache and for small row groups; for
-larger ones, tar shards read faster.
+group at a time: reading an image reads its row group, unless that is in the cache of recently used ones, which holds up
+to `CACHE_BYTES`. So random access is fast for data sets that fit in the cache and for small row groups; otherwise, tar
+shards are faster.
 
 Reference: https://huggingface.co/docs/datasets/image_dataset, https://arrow.apache.org/docs/python/parquet.html
 """

@@ -1,13 +1,13 @@
-"""Data as pieces: parts of a data set that are read from front to back, each by one worker, here or from far away.
+"""Data as pieces: parts of a data set that are read from front to back, each by one worker, locally or remotely.
 
     folder, image files     N files to a piece
     *.tar                   N samples to a piece; remote shards, and those of large sets, are a piece each
     *.parquet               N rows to a piece
     hub data sets           N rows to a piece
 
-Random access (`stepladder.data.source`) suits data on a local disk. Pieces suit data of any size: nothing is read to
-plan them but listings, footers of Parquet files and the headers of a few tar files, and each piece is one stream. A
-piece is named by its file and its place there, so a file that was mended changes the names of no other.
+Random access (`stepladder.data.source`) suits data on a local disk. Pieces suit data of any size: planning reads only
+listings, footers of Parquet files and the headers of a few tar files, and each piece is one stream. A piece is named by
+its file and its position there, so a repaired file does not change the names of others.
 """
 
 import os
@@ -33,12 +33,12 @@ _LOOKED_INTO = 16
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image of a data set, encoded, and what stands beside it."""
+    """One encoded image of a data set, and its other columns."""
 
     id: str
-    """Names the image, and no other of the data set."""
+    """Unique name of the image in the data set."""
     data: bytes | ImageError
-    """The encoded image, or why it cannot be read."""
+    """The encoded image, or the error of reading it."""
     columns: dict[str, Any]
     """The other columns of its row."""
 
@@ -53,7 +53,7 @@ class Piece(Protocol):
 
     @property
     def images(self) -> int | None:
-        """How many images it has; None if only reading tells."""
+        """Number of images; None if unknown without reading."""
         ...
 
     def rows(self) -> Iterator[Row]:
@@ -66,9 +66,9 @@ class Pieces:
     """A data set, cut."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     files: tuple[str, ...]
-    """What it consists of; with another list, it is another data set."""
+    """Its files; another list is another data set."""
     pieces: tuple[Piece, ...]
 
 

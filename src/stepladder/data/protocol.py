@@ -3,10 +3,9 @@
 Each image is cropped to a square of its short side at the centre, then resized to the evaluation size with an
 antialiased Lanczos filter (`stepladder.images.centre_crop_resize`). The order is that of the source.
 
-Several crops of each image make a Frechet distance over few photographs steadier. The first is the central square. The
-others are squares of a side log-uniform between the evaluation size and the short side, so that nothing is enlarged
-that need not be, anywhere in the image, and each is mirrored or not. They are drawn with the numbers of image and crop
-as their seed: the same ones in every evaluation.
+Several crops of each image make a Frechet distance over few photographs more stable. The first is the central square.
+The others are squares of a side log-uniform between the evaluation size and the short side, to avoid enlarging, at
+random positions, half of them mirrored. The indices of image and crop seed them: every evaluation has the same ones.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ _log = logging.getLogger(__name__)
 class EvaluationImages:
     """Iterates over (key, image of shape (3, size, size) in [-1, 1]); all crops of an image come one after the other.
 
-    Unreadable images are passed over.
-    `unreadable` lists the images that were passed over so far. One warning counts them at the end.
+    Unreadable images are skipped. `unreadable` lists those skipped so far, and one warning counts them at the end.
     """
 
     def __init__(self, source: ImageSource, *, size: int, limit: int | None, crops: int) -> None:

@@ -1,4 +1,4 @@
-"""Files here and elsewhere: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec knows.
+"""Local and remote files: `s3://`, `gs://`, `hf://`, `https://` and all other protocols of fsspec.
 
 A text with `://` names a remote file, and everything else a local one, which is opened without fsspec.
 
@@ -14,7 +14,7 @@ __all__ = ["RemoteError", "file_system", "is_remote", "list_files", "open_file"]
 
 
 class RemoteError(DataError):
-    """A remote file that could not be read just now; another try may do."""
+    """A remote file that could not be read; another try may succeed."""
 
 
 def is_remote(entry: str) -> bool:

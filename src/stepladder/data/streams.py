@@ -1,12 +1,12 @@
-"""Training batches from streams: shards that are read from front to back, here or from object storage.
+"""Training batches from streams: shards that are read from front to back, locally or from object storage.
 
 Images come in lanes (`stepladder.data.lanes`), G of them over all processes. Lane l belongs to process l mod P, and
 batch t of a process comes from its lane t mod G/P. Loader processes divide the lanes of their process among them, so
 that their number changes no batch.
 
-Exact on resume: the place of each lane is stored with the checkpoint, so that a resume goes on bit for bit. Not exact:
-a resume whose data changed since. Shuffling is among shards and within the buffer of a lane, not over the whole data
-set: write shards in random order, as is usual. Lanes whose shards hold fewer images begin their next epoch earlier.
+A checkpoint stores the position of each lane, so a resume is exact bit for bit, unless the data has changed. Shards are
+shuffled, and images within the buffer of a lane, not over the whole data set: write shards in random order, as is
+usual. Lanes whose shards hold fewer images begin their next epoch earlier.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from stepladder.data.crops import CropConfig
 from stepladder.data.files import Unreadable
 from stepladder.data.lanes import Lane, LaneBatch, LanePlace, StreamConfig
-from stepladder.data.loading import leave_signals_to_the_run
+from stepladder.data.loading import as_it_is, leave_signals_to_the_run
 from stepladder.data.pieces import Piece, plan_pieces
 from stepladder.errors import ConfigError, StepladderError
 
@@ -106,12 +106,12 @@ class ImageStream:
             _log.warning("Passed over an image of the stream: %s", each.reason)
         return batch.images
 
-    def state(self) -> dict[str, Any]:
-        """Where each lane of this process is, after the batches that came out: what `go_on` takes."""
+    def state(self) -> dict[str, dict[str, int]]:
+        """Position of each lane of this process after the last batch, for `go_on`."""
         return {str(lane): place for lane, place in self._places.items()}
 
-    def go_on(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the places of lanes, of this process and of others; before the first batch."""
+    def go_on(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Continues from the positions of lanes of all processes; called before the first batch."""
         self._places = {lane: dict(state[str(lane)]) for lane in self._mine if str(lane) in state}
         self._batches.places = {lane: LanePlace(**place) for lane, place in self._places.items()}
 
@@ -120,7 +120,7 @@ class ImageStream:
             self._batches,
             batch_size=None,
             num_workers=self._workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             worker_init_fn=leave_signals_to_the_run if self._workers else None,
             prefetch_factor=2 if self._workers else None,
             generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
@@ -173,7 +173,3 @@ def _check(config: StreamConfig, shards: int, processes: int) -> None:
             f"data.stream.lanes is {config.lanes}, and the data has {shards} shards. Each lane needs one. Set it to "
             f"{max(1, shards // processes) * processes} or less, or write more shards."
         )
-
-
-def _as_it_is(item: Any) -> Any:
-    return item

@@ -1,8 +1,8 @@
 """WebDataset shards: uncompressed tar files of images, read at random.
 
-A tar file is a chain of 512-byte headers, each followed by the bytes of its member. The chain is walked once, when the
-shard is opened; from then on an image is one seek and one read. Members that are no images (labels, captions) are
-passed over. A compressed tar cannot be read at random and is refused.
+A tar file is a chain of 512-byte headers, each followed by the bytes of its member. All headers are read once, when the
+shard is opened; after that an image is one seek and one read. Members other than images (labels, captions) are skipped.
+A compressed tar cannot be read at random and is refused.
 
 Reference: https://github.com/webdataset/webdataset (format), https://docs.python.org/3/library/tarfile.html
 """

@@ -19,8 +19,8 @@ from stepladder.images import is_image_name
 __all__ = ["TarPiece", "tar_pieces"]
 
 MOST_WALKED = 256
-"""With more shards than this, each is a piece: to walk through all their headers would take long, and there are
-enough."""
+"""With more shards than this, each is one piece: reading all their headers would take long, and there are enough
+pieces."""
 
 _BLOCK = 512
 _TEXTS = (".txt", ".json", ".cls", ".caption", ".url")

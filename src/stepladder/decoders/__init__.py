@@ -1,4 +1,4 @@
-"""Decoders: networks, and the ladder that they climb."""
+"""Decoders: networks on a ladder of stages."""
 
 from stepladder.decoders.base import BoundNetwork, Context, DecoderNetwork, LadderDecoder
 from stepladder.decoders.convolutional import ConvDecoder, ConvDecoderConfig

@@ -3,8 +3,8 @@
     context = network.context(latent)                       once for a whole decode
     network(x, u, stage, context, previous) -> Denoised     once for each step
 
-`network.bind(latent)` does the first and gives a denoiser, which does the second (`sampling.denoiser`). A network
-always returns the clean image at the scale of the stage. What its last layer predicts is a setting of its own:
+`network.bind(latent)` does the first and returns a denoiser, which does the second (`sampling.denoiser`). A network
+always returns the clean image at the scale of the stage. Its last layer predicts one of
 
     "clean"      X, the clean image (x-prediction, the default)
     "velocity"   w = x_start - x_end, which `clean_from_prediction` turns into X
@@ -50,21 +50,21 @@ _NO_GUIDANCE = GuidanceConfig()
 
 
 def enlarge(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-    """Doubles the side by repeating pixels: how networks look at the stage before. The jump has an `up` of its own."""
+    """Doubles the side by repeating pixels, for the previous stage's image. The jump has its own `up`."""
     return images.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a network made of a latent, once for a whole decode."""
+    """What a network computes from a latent, once for a whole decode."""
 
     features: Float[Tensor, "b ..."]
     """Features of the latent, on its own grid."""
     initial: Float[Tensor, "b 3 H W"] | None
-    """Initial estimate of the image, from the latent alone; None if the network makes none."""
+    """Initial estimate of the image from the latent alone; None if the network makes none."""
 
     def base(self, stage: Stage, previous: Denoised | None) -> Float[Tensor, "b 3 h w"]:
-        """What a stage starts from: the initial estimate, its low frequencies replaced by what the stage before found.
+        """The base of a stage: the initial estimate, its low frequencies replaced by those of the previous clean image.
 
         B = I + enlarge(P - down(I)),    I the initial estimate at the scale of the stage, P the clean image before it
         """
@@ -78,24 +78,24 @@ class Context:
 
 
 class DecoderNetwork(nn.Module, ABC):
-    """A network that can stand on a ladder. It knows no samplers."""
+    """A network that denoises at every stage of a ladder. It does not depend on samplers."""
 
     guidable: bool = False
-    """Whether it has a null latent, one that stands for none: context dropout and guidance need it."""
+    """Whether it has a null latent, for decodes without a latent: context dropout and guidance need it."""
     tile_margin: int | None = None
-    """How many pixels around a tile `forward` must see, so that no difference to the whole image shows in it.
+    """Pixels that `forward` must see around a tile so that the result does not visibly differ from the whole image.
 
-    A multiple of `side_multiple` and of the side of a latent cell. None for a network that looks at the whole image, or
-    at places in it, and cannot be given tiles.
+    A multiple of `side_multiple` and of the side of a latent cell. None for a network that needs the whole image,
+    because of attention or positions, and cannot be tiled.
     """
     can_checkpoint: ClassVar[bool] = False
-    """Whether it can compute the activations of its blocks again instead of keeping them."""
+    """Whether it can recompute the activations of its blocks instead of storing them."""
     checkpointing: bool = False
     """Whether it does."""
     initial_layers: nn.Module | None = None
-    """The part that alone makes the initial estimate, where there is such a part."""
+    """The part that makes the initial estimate and nothing else; None if there is none."""
     fused: bool = False
-    """Whether it runs at the start of stages only, with what it makes of time as constants."""
+    """Whether it runs only at the start of stages, with everything that depends on time as constants."""
     linear: nn.Conv2d | nn.Linear | None
     """The layer that makes the initial estimate, or a part of it, linear in the latent; None if there is none."""
 
@@ -110,17 +110,17 @@ class DecoderNetwork(nn.Module, ABC):
         """The last layers, which start at zero; with them at zero, the network adds nothing to its base."""
 
     def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b e"]:
-        """Where on the ladder local times of a stage are, for the projections of the blocks; empty without any."""
+        """Embedding of local times of a stage, for the projections of the blocks; empty if there are none."""
         return u.new_empty(u.shape[0], 0)
 
     def place(self, u: Float[Tensor, " b"], stage: Stage) -> Tensor:
-        """What the projections of the blocks take: the embedding, or of a fused network the row of their tables."""
+        """The input of the projections of the blocks: the embedding, or the row of the tables of a fused network."""
         if not self.fused:
             return self.embedding(u, stage)
         return torch.full((1,), stage.index, dtype=torch.int64, device=u.device)
 
     def fuse(self, schedule: StageSchedule) -> None:
-        """Computes once, in place, what the network makes of the times of one step in each stage; it takes no other."""
+        """Precomputes, in place, what depends on the times of one step per stage; no others work afterwards."""
         device = next(self.parameters()).device
         with torch.no_grad():
             embeddings = [self.embedding(torch.ones(1, device=device), stage) for stage in schedule.stages]
@@ -129,7 +129,7 @@ class DecoderNetwork(nn.Module, ABC):
 
     @abstractmethod
     def context(self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None) -> Context:
-        """Reads latents; where `dropped` is true, the null latent instead.
+        """Reads latents; the null latent instead where `dropped` is true.
 
         Raises:
             ConfigError: If some shall be dropped, and the network has no null latent.
@@ -144,7 +144,7 @@ class DecoderNetwork(nn.Module, ABC):
         context: Context,
         previous: Denoised | None,
     ) -> Denoised:
-        """Estimates the clean image from x_u at local times `u`; `previous` is what the stage before returned."""
+        """Estimates the clean image from x_u at local times `u`; `previous` is the result of the stage before."""
 
     def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
         """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean.
@@ -161,7 +161,7 @@ class DecoderNetwork(nn.Module, ABC):
 
 @dataclass(frozen=True, slots=True)
 class BoundNetwork:
-    """A network and what it made of latents: a denoiser, of which parts answer for parts of the image."""
+    """A network with the context of latents: a denoiser that can be cut to parts of the image."""
 
     network: DecoderNetwork
     context: Context
@@ -185,12 +185,12 @@ def clean_from_prediction(
     u: Float[Tensor, " b"],
     stage: Stage,
 ) -> Float[Tensor, "b 3 h w"]:
-    """The clean image, in float32, that the output of a network means."""
+    """The clean image, in float32, that the output of a network stands for."""
     return out.float() if kind == "clean" else clean_from_velocity(x, out.float(), u, stage)
 
 
 class LadderDecoder(nn.Module):
-    """A network and the ladder that it climbs."""
+    """A network and its ladder."""
 
     def __init__(self, network: DecoderNetwork, schedule: StageSchedule) -> None:
         super().__init__()
@@ -205,16 +205,16 @@ class LadderDecoder(nn.Module):
     def bind(
         self, latent: Float[Tensor, "b ..."], *, tile: int = 0, guidance: GuidanceConfig = _NO_GUIDANCE
     ) -> Denoiser:
-        """The denoiser of latents, in tiles and guided where that is asked for.
+        """The denoiser of latents, tiled and guided if requested.
 
         Args:
             latent: A batch of them.
-            tile: Side of the tiles in which stages with a longer side are looked at; 0 for never. A multiple of
-                `side_multiple` and of the side of a latent cell.
-            guidance: Of the decode; one that is off costs nothing.
+            tile: Side of the tiles for stages with a longer side; 0 for no tiles. A multiple of `side_multiple` and of
+                the side of a latent cell.
+            guidance: Of the decode; without an effect it costs nothing.
 
         Raises:
-            ConfigError: If this decoder cannot be guided so.
+            ConfigError: If this decoder cannot be guided like this.
         """
         self.check_guidance(guidance)
         denoiser = self._in_tiles(self.network.bind(latent), tile)
@@ -224,7 +224,7 @@ class LadderDecoder(nn.Module):
         return guided(denoiser, self._in_tiles(self.network.bind(latent, everything), tile), guidance)
 
     def check_guidance(self, guidance: GuidanceConfig) -> None:
-        """Checks that this decoder can be guided so.
+        """Checks that this decoder can be guided like this.
 
         Raises:
             ConfigError: If it has no null latent, and the scale is not 1.

@@ -5,16 +5,16 @@
             -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
             -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and base again -> image
 
-Two grids of wide features do the work, where dense 3 x 3 convolutions are matrix products that run at the speed of the
-machine; only the thin head runs at full resolution, across the borders of patches, so that no grid of them shows. There
-are no positions and no statistics over the image: trained on crops, it decodes any size.
+Most of the computation runs on two grids of wide features, where dense 3 x 3 convolutions are efficient matrix
+products. Only the thin head runs at full resolution, across the borders of patches, so that patches leave no visible
+grid. There are no positions and no statistics over the image, so a network trained on crops decodes any size.
 
-The base makes the start good: the initial estimate, its low frequencies replaced by what the stage before found
-(`base.Context`). With x-prediction and last layers at zero, the network returns the best linear estimate from base and
-noisy image (`sampling.path.linear_estimate`), and it adds to that in units of its error.
+The base is the initial estimate with its low frequencies replaced by those of the previous clean image
+(`base.Context`). With x-prediction, the network adds to the best linear estimate from base and noisy image
+(`sampling.path.linear_estimate`), in units of its error; with last layers at zero it returns that estimate.
 
-Features are brought to unit scale before the head, and modulations are bounded: otherwise features of a coarse stage,
-whose loss is small, can grow until the head saturates, and then no gradient ever brings the stage back.
+Features are normalised to unit scale before the head, and modulations are bounded. Otherwise features of a coarse
+stage, whose loss is small, can grow until the head saturates and its gradient vanishes.
 """
 
 import math
@@ -67,9 +67,9 @@ class ConvDecoderConfig:
     """Width of the embedding of noise coordinate and scale."""
     bounded: bool = True
     """Whether modulations are bounded, and features are normalised and modulated before and in the head. False only in
-    models that were released before this."""
+    old models."""
     hand_on_features: bool = False
-    """Whether a stage sees the features of the stage before beside its clean image."""
+    """Whether a stage also receives the features of the stage before, beside its clean image."""
 
     def __post_init__(self) -> None:
         widths = ("width", "coarse_width", "context_width", "head_width", "embedding_width")
@@ -136,7 +136,7 @@ class ConvDecoder(DecoderNetwork):
 
     @property
     def reach(self) -> int:
-        """How far a prediction sees, in pixels: all convolutions of 3 x 3, each on its own grid."""
+        """Receptive field of a prediction on each side, in pixels: all convolutions of 3 x 3, each on its own grid."""
         depth, coarse_depth = self.config.depth, self.config.coarse_depth
         after = 1 + 2 * depth  # cells of 1/4: the head, the blocks after the coarse grid
         coarse = -(-after // 2) + 2 * coarse_depth  # cells of 1/8
@@ -144,7 +144,7 @@ class ConvDecoder(DecoderNetwork):
 
     @property
     def tile_margin(self) -> int:  # type: ignore[override]
-        """A third of the reach: influence falls off like a bell curve, and of what is further away nothing shows.
+        """A third of the receptive field: influence falls off like a bell curve, and is not visible beyond that.
 
         Reference: Understanding the Effective Receptive Field in Deep Convolutional Neural Networks (Luo et al., 2016),
         https://arxiv.org/abs/1701.04128; docs/large-images.md has it measured.
@@ -156,7 +156,7 @@ class ConvDecoder(DecoderNetwork):
         """Reads a latent (B, c, h, w); its initial estimate has the side of the image.
 
         Raises:
-            ConfigError: If some latents shall be left out: there is nothing that stands for none.
+            ConfigError: If some latents are dropped: the network has no null latent.
         """
         if dropped is not None:
             raise ConfigError("Decoder 'conv' has no null latent, so none can be left out. Decode latents as they are.")
@@ -178,7 +178,7 @@ class ConvDecoder(DecoderNetwork):
             u: Local times in [0, 1], float32.
             stage: Which stage.
             context: From `context`.
-            previous: What the stage before returned, at half the side of `x`; None at the first stage.
+            previous: Result of the stage before, at half the side of `x`; None at the first stage.
         """
         base = context.base(stage, previous)
         estimate = linear_estimate(x, base, u, stage)
@@ -193,7 +193,7 @@ class ConvDecoder(DecoderNetwork):
         return Denoised(clean_from_prediction(residual, self.config.prediction, x, u, stage), handed_on)
 
     def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b e"]:
-        """Where on the ladder: noise coordinate and scale."""
+        """Embedding of noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
         place = self.noise_embedding(coordinate) + self.scale_embedding(scale)
@@ -203,7 +203,7 @@ class ConvDecoder(DecoderNetwork):
     def _features(
         self, seen: Tensor, embedding: Tensor, stage: Stage, context: Context, previous: Denoised | None
     ) -> Float[Tensor, "b c h w"]:
-        """The two grids of wide features."""
+        """Features on the two coarse grids."""
         injected = _resample(self.inject(context.features), self.stride, _PATCH * stage.downscale)
         h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + injected  # (B, width, h/4, w/4)
         for block in self.before:
@@ -219,7 +219,7 @@ class ConvDecoder(DecoderNetwork):
         return h
 
     def _head(self, features: Tensor, seen: Tensor, embedding: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """Full resolution, across the borders of patches."""
+        """The layers at full resolution, across the borders of patches."""
         if self.config.bounded:
             features = self.modulation(self.norm(features), embedding)
         pixels = F.pixel_shuffle(self.to_head(F.silu(features)), _PATCH)  # (B, head_width, h, w)
@@ -231,7 +231,7 @@ class ConvDecoder(DecoderNetwork):
 
 
 class _LatentReader(nn.Module):
-    """Latent to features on its grid, and to an initial estimate: a linear map plus what the features add."""
+    """From a latent to features on its grid and an initial estimate: a linear map plus a residual of the features."""
 
     def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ def _blocks(config: ConvDecoderConfig, width: int, depth: int) -> nn.ModuleList:
 
 
 def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:
-    """Moves features from a grid of one stride to a grid of another: means on the way down, repeats on the way up."""
+    """Resamples features from one stride to another: means to a coarser grid, repeats to a finer one."""
     if to_stride >= from_stride:
         return down(features, to_stride // from_stride)
     return F.interpolate(features, scale_factor=float(from_stride // to_stride), mode="nearest")

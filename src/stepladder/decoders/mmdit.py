@@ -4,14 +4,14 @@
     joint blocks, modulated by noise coordinate and scale;   patches after the last one -> image
 
 The patch has the same number of pixels at every scale, so a stage at half the side has a quarter of the patches: coarse
-stages never pay for fine ones. The latent stream has the same length at every stage.
+stages are cheap. The latent stream has the same length at every stage.
 
-With a head, two convolutions add to the image that the patches make, given a few features at each pixel and x: they
-work across the borders of patches, so that no grid of them shows. With `previous`, the network also sees the clean
-image of the stage before, enlarged, and adds to it: what a jump hides in noise is not lost. With a linear part, each
+With a head, two convolutions on a few features at each pixel and x add to the image of the patches; they work across
+the borders of patches, so that patches leave no visible grid. With `previous`, the network also sees the enlarged clean
+image of the stage before and adds to it, because the jump buries most of that image in noise. With a linear part, each
 latent token estimates its cell of the image by a linear layer, which can start from principal components, and the
-network adds to that, its low frequencies replaced by the clean image of the stage before. The networks of the paper do
-without all three.
+network adds to that estimate, with its low frequencies replaced by those of the previous clean image. The networks of
+the paper have none of the three.
 
 Reference: arXiv 2603.19570; Scaling Rectified Flow Transformers (Esser et al., 2024), https://arxiv.org/abs/2403.03206
 """
@@ -53,7 +53,7 @@ class MMDiTDecoderConfig:
     patch: int = 16
     """P, side of a patch at every scale."""
     width: int = 768
-    """Features of a token inside."""
+    """Features of a token inside the blocks."""
     depth: int = 12
     """Joint blocks."""
     heads: int = 12
@@ -61,13 +61,13 @@ class MMDiTDecoderConfig:
     latent_positions: LatentPositions = "cross"
     """Rotary positions of the latent tokens: 'none', '1d', 'cross' (a row below the image) or 'grid' (over it)."""
     head_width: int = 0
-    """Channels of the convolutions at full resolution; 0 for none, and a linear layer from patches to pixels."""
+    """Channels of the convolutions at full resolution; 0 for none, just a linear layer from patches to pixels."""
     previous: bool = False
     """Whether it sees the clean image of the stage before."""
     linear: bool = False
     """Whether latent tokens, spread over the image, estimate it by a linear layer, to which the network adds."""
     null_latent: bool = False
-    """Whether it has a learned latent that stands for none: context dropout and guidance need it."""
+    """Whether it has a learned null latent: context dropout and guidance need it."""
 
     def __post_init__(self) -> None:
         check_transformer("Decoder", self.patch, self.width, self.depth, self.heads)
@@ -127,10 +127,10 @@ class MMDiTDecoder(DecoderNetwork):
 
         Args:
             latent: Tokens.
-            dropped: Images that are decoded as if there was no latent.
+            dropped: Images that are decoded without their latent.
 
         Raises:
-            ConfigError: If some shall be dropped, and the network has no null latent.
+            ConfigError: If some are dropped, and the network has no null latent.
         """
         if dropped is not None:
             if self.null is None:
@@ -170,7 +170,7 @@ class MMDiTDecoder(DecoderNetwork):
             u: Local times in [0, 1], float32.
             stage: Which stage.
             context: From `context`.
-            previous: What the stage before returned, at half the side of `x`; None at the first stage.
+            previous: Result of the stage before, at half the side of `x`; None at the first stage.
         """
         config = self.config
         base = self._base(x, stage, context, previous if config.previous else None)
@@ -192,7 +192,7 @@ class MMDiTDecoder(DecoderNetwork):
         return torch.zeros_like(x) if previous is None else enlarge(previous.clean)
 
     def embedding(self, u: Float[Tensor, " b"], stage: Stage) -> Float[Tensor, "b d"]:
-        """Where on the ladder: noise coordinate and scale."""
+        """Embedding of noise coordinate and scale."""
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
         place = self.noise_embedding(coordinate) + self.scale_embedding(scale)
@@ -200,7 +200,7 @@ class MMDiTDecoder(DecoderNetwork):
         return embedding
 
     def _residual(self, seen: Tensor, embedding: Tensor, context: Context) -> Float[Tensor, "b 3 h w"]:
-        """What the transformer, and the head if there is one, make of all that is seen."""
+        """Output of the transformer, and of the head if there is one."""
         config = self.config
         patches = F.pixel_unshuffle(seen, config.patch)  # (B, c P P, h/P, w/P)
         rows, columns = patches.shape[2:]
@@ -221,6 +221,6 @@ class MMDiTDecoder(DecoderNetwork):
         return residual
 
     def _to_pixels(self, patches: Float[Tensor, "b n d"], rows: int) -> Float[Tensor, "b c h w"]:
-        """Patches, row by row, to the image that they make."""
+        """Assembles patches, given row by row, into an image."""
         grid = patches.transpose(1, 2).unflatten(2, (rows, -1))  # (B, c P P, h/P, w/P)
         return F.pixel_shuffle(grid, self.config.patch)

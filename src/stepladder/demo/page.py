@@ -1,7 +1,7 @@
 """The page: controls, panels that fill as stages are decoded, and the server. The only module that knows Gradio.
 
-Nothing is kept between two presses of a button but the files that a browser shows, so visitors cannot meet. Presses
-wait in a queue; a few are worked on at once.
+Nothing is kept between two requests except the files that a browser shows, so visitors do not affect each other.
+Requests wait in a queue; a few run at once.
 """
 
 import itertools

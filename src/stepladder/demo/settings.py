@@ -1,6 +1,6 @@
 """What a visitor chose: from the controls, or from a link such as `?models=photo,photo-base@8&steps=4&seed=3&size=256`.
 
-A link is what somebody else wrote: what it asks for and the page does not offer is left out, and said.
+A link may come from anybody: values that the page does not offer are ignored, with a note.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Models on an image, stage by stage: what the page shows, and when. It knows no web page.
+"""Models on an image, stage by stage: what the page shows, and when. Independent of the web page.
 
-A visitor sees every stage as it is there, the models one after the other. A model that fails says so in a sentence, and
-the others go on.
+A visitor sees every stage as soon as it is decoded, one model after the other. A model that fails shows a sentence, and
+the others continue.
 """
 
 import logging

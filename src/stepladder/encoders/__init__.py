@@ -1,4 +1,4 @@
-"""Encoders: images to the features of which a bottleneck makes a latent."""
+"""Encoders: from images to features, which a bottleneck turns into a latent."""
 
 from typing import TypeAlias
 
@@ -53,7 +53,7 @@ def build_encoder(config: EncoderConfig, out_channels: int) -> Encoder:
 
 
 def latent_layout(config: EncoderConfig, channels: int) -> Layout:
-    """How the latents of `channels` channels are laid out that the encoder leads to."""
+    """The layout of latents of `channels` channels from an encoder."""
     match config:
         case ConvEncoderConfig():
             return GridLayout(channels, config.stride)
@@ -64,10 +64,10 @@ def latent_layout(config: EncoderConfig, channels: int) -> Layout:
 
 
 def features(encoder: Encoder, images: Float[Tensor, "b 3 H W"], *, tile: int) -> Float[Tensor, "b ..."]:
-    """What an encoder says of images: in tiles, each with all that reaches it, where they are larger.
+    """Features of images; larger images are encoded in tiles, each with its whole receptive field.
 
     Args:
-        encoder: Of any kind; one that looks at the whole image gets it.
+        encoder: Of any kind; one that needs the whole image gets it.
         images: In [-1, 1], of sides that fit.
         tile: Side of the tiles for longer sides; 0 for none.
     """

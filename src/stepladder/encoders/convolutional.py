@@ -1,11 +1,11 @@
-"""A convolutional encoder: a linear transform of patches plus what a residual network adds to it.
+"""A convolutional encoder: a linear transform of patches plus a residual network.
 
     features = L(x) + N(x)
 
-L is one linear map of non-overlapping f x f patches, N a small network whose last layer starts at zero. L can be
-started from the principal components of real patches (`encoders.linear`): the encoder is then, before its first
-training step, the best linear block code of its size (a data-driven cousin of JPEG's transform), and training goes on
-from there. Cost is linear in pixels; there are no positions, so any multiple of f works.
+L is one linear map of non-overlapping f x f patches, N a small network whose last layer starts at zero. L can start
+from the principal components of real patches (`encoders.linear`). Then the encoder starts as the best linear block code
+of its size, a data-driven relative of JPEG's transform. Cost is linear in pixels; there are no positions, so any
+multiple of f works.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class ConvEncoder(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels on each side of a cell of the latent that the network sees beyond it, rounded up to whole cells."""
+        """Receptive field beyond a cell of the latent on each side, in pixels, rounded up to whole cells."""
         config, cell = self.config, 4
         reach = cell * (1 + 2 * config.depth)  # the stem, and the blocks of two convolutions
         while cell < config.stride:

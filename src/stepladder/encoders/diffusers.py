@@ -1,12 +1,12 @@
 """Encoders of the autoencoders of diffusers: whatever has `encode` and `config`, and takes images (B, 3, H, W).
 
-Raw latents are what `decode` of the autoencoder takes. Pipelines work on scaled ones; how they scale is read from the
-autoencoder (`PipelineScale`):
+Raw latents are those that `decode` of the autoencoder takes. Pipelines scale them by factors read from the autoencoder
+(`PipelineScale`):
 
     AutoencoderKL and others     scaling_factor, shift_factor, latents_mean and latents_std of its config
     AutoencoderKLFlux2           cells of 2 x 2 as channels, then its batch norm without affine part
 
-Weights are read from safetensors files alone, and the class is one of diffusers itself: no file brings code.
+Weights are read only from safetensors files, and the class is one of diffusers itself: files cannot run code.
 """
 
 import zlib
@@ -51,11 +51,11 @@ class _DiffusersEncoder:
 
 
 def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _DiffusersEncoder:
-    """Loads the autoencoder of a configuration; its decoder is thrown away.
+    """Loads the autoencoder of a configuration and discards its decoder.
 
     Args:
         config: Says where it is.
-        known_as: What the model calls its encoder, for messages.
+        known_as: Name of the encoder in the model, for messages.
 
     Raises:
         CheckpointError: If it is not there, cannot be loaded, or is no autoencoder of images.
@@ -88,7 +88,7 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
 
 
 def pipeline_scale_of(model: Any) -> PipelineScale:
-    """What pipelines of diffusers do before an autoencoder decodes."""
+    """The scale of latents in pipelines of diffusers."""
     norm = getattr(model, "bn", None)
     if norm is not None:
         deviation = torch.sqrt(norm.running_var + model.config.batch_norm_eps)
@@ -104,7 +104,7 @@ def pipeline_scale_of(model: Any) -> PipelineScale:
 
 
 def _seeds(images: Tensor) -> list[int]:
-    """One for each image, of its values: alone or in a batch, the same latent."""
+    """One seed per image, derived from its values, so that its latent is the same alone and in a batch."""
     return [zlib.crc32(image.cpu().numpy().tobytes()) for image in images]
 
 

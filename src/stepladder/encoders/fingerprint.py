@@ -1,9 +1,9 @@
-"""Telling frozen encoders apart: by what they make of one image that never changes.
+"""Fingerprints of frozen encoders: their latent of one fixed image.
 
 The image is computed, not stored: gratings of four frequencies, a bright disc and a ramp, the same on every machine.
-What an encoder gives for the cell in its middle, one number for each channel, is its fingerprint. Two encoders are the
-same one if the root mean square of the difference is within 5 per cent of that of the fingerprint: half precision and
-other kernels move it by a per cent, another encoder by tens of them.
+The fingerprint is the latent of the cell in its middle, one number per channel. Two encoders count as the same if the
+root mean square of the difference is within 5 % of that of the fingerprint: half precision and other kernels change it
+by about 1 %, another encoder by tens of per cent.
 """
 
 import math

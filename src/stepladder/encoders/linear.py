@@ -1,12 +1,12 @@
-"""The linear part of an encoder: a code of each cell of an image, which may start from principal components.
+"""The linear part of an encoder: a code of each cell of an image, which can start from principal components.
 
 An image is cut into cells of one size. With mean m, leading principal components V (count, n) and their standard
 deviations s of the n = 3 x rows x columns values of a cell,
 
     code = V (cell - m) / s          white, of unit scale
-    cell ~ (V s)' code + m           the best linear decoding of so many numbers
+    cell ~ (V s)' code + m the best linear decoding of that many numbers
 
-A network that starts from this code, and adds to it, starts where training from random weights takes long to come.
+A network that adds to this code starts at a quality that training from random weights takes long to reach.
 """
 
 import torch

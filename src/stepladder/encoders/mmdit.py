@@ -3,11 +3,11 @@
     image -> patches (P x P) -> one stream;   N learned registers -> the other
     joint blocks;   registers after the last one -> (B, N, D)
 
-A token belongs to no place: registers may gather whatever describes the image best, from anywhere in it.
+A token belongs to no position: registers can gather what describes the image best, from anywhere in it.
 
-With a linear part, tokens are spread over the image, each has a cell of it, and what the transformer reads adds to a
-linear code of that cell, which can start from principal components (`linear`). Short trainings start far ahead with it;
-the networks of the paper do without.
+With a linear part, tokens are spread over the image. Each has a cell, and the transformer adds to a linear code of that
+cell, which can start from principal components (`linear`). This helps short trainings a lot; the networks of the paper
+do not have it.
 
 Reference: An Image is Worth 32 Tokens (Yu et al., 2024), https://arxiv.org/abs/2406.07550; with two streams as in
 arXiv 2603.19570
@@ -47,7 +47,7 @@ class MMDiTEncoderConfig:
     tokens: int = 128
     """N, latent tokens."""
     width: int = 768
-    """Features of a token inside."""
+    """Features of a token inside the blocks."""
     depth: int = 12
     """Joint blocks."""
     heads: int = 12
@@ -76,7 +76,7 @@ class MMDiTEncoder(nn.Module):
     """Tokens see the whole image."""
 
     can_checkpoint = True
-    """It can compute the activations of its blocks again instead of keeping them."""
+    """It can recompute the activations of its blocks instead of storing them."""
 
     def __init__(self, config: MMDiTEncoderConfig, out_channels: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Encoders in ONNX files, run by onnxruntime on the CPU.
 
-Nothing that the file holds is executed but its graph of standard operations. Threads are as many as torch has.
+The file holds a graph of standard operations and no other code. onnxruntime uses as many threads as torch.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def open_onnx(config: "OnnxEncoderConfig", *, known_as: str) -> _OnnxEncoder:
 
     Args:
         config: Says where it is.
-        known_as: What the model calls its encoder, for messages.
+        known_as: Name of the encoder in the model, for messages.
 
     Raises:
         CheckpointError: If it is not there or no ONNX model of images.

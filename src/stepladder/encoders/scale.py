@@ -1,8 +1,8 @@
-"""How pipelines scale the latents of a frozen encoder, and whether a latent was scaled so.
+"""The scales of latents of a frozen encoder, and how to tell them apart.
 
-    raw         what the encoder gives, and what its own decoder takes
-    pipeline    what a diffusion model works on:   pack(raw) = offset + factor * pipeline
-    unit        what a Stepladder model decodes:   raw = mean + deviation * unit, by measured statistics
+    raw output of the encoder, input of its own decoder
+    pipeline input of a diffusion model: pack(raw) = offset + factor * pipeline
+    unit input of a Stepladder model: raw = mean + deviation * unit, by measured statistics
 
 Packing makes channels of blocks of cells: (c, h, w) to (c p p, h / p, w / p), as FLUX.2 does with p = 2.
 """
@@ -27,19 +27,19 @@ LatentSpace: TypeAlias = Literal["raw", "pipeline"]
 """Which latents of a frozen encoder."""
 
 _DECISIVE = 0.5
-"""Nats a channel by which another scale must explain a latent better."""
+"""Nats per channel by which another scale must fit a latent better."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineScale:
-    """How raw latents follow from those that a pipeline works on."""
+    """How raw latents follow from those of a pipeline."""
 
     offset: list[float] = field(default_factory=lambda: [0.0])
-    """What is added at last, one number or one for each packed channel."""
+    """Added last; one number, or one for each packed channel."""
     factor: list[float] = field(default_factory=lambda: [1.0])
-    """What pipeline latents are multiplied by, one number or one for each packed channel."""
+    """Multiplies pipeline latents; one number, or one for each packed channel."""
     packing: int = 1
-    """Side of the blocks of cells that are channels in a pipeline."""
+    """Side of the blocks of cells that a pipeline packs into channels."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, 16, "packing", where="Pipeline scale", usual="1, and 2 for FLUX.2")
@@ -50,7 +50,7 @@ class PipelineScale:
             )
 
     def raw(self, latent: Float[Tensor, "b p ph pw"]) -> Float[Tensor, "b c h w"]:
-        """Raw latents of those of a pipeline."""
+        """Raw latents from those of a pipeline."""
         return F.pixel_shuffle(latent * _row(self.factor, latent) + _row(self.offset, latent), self.packing)
 
     def raw_of_grid(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -58,13 +58,13 @@ class PipelineScale:
         return self.raw(F.pixel_unshuffle(latent, self.packing))
 
     def pipeline(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p ph pw"]:
-        """Latents of a pipeline of raw ones."""
+        """Latents of a pipeline from raw ones."""
         packed = F.pixel_unshuffle(raw, self.packing)
         return (packed - _row(self.offset, packed)) / _row(self.factor, packed)
 
 
 def grid_of_tokens(tokens: Float[Tensor, "b n c4"], cells: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """The grid of latents of which a transformer works on blocks of 2 x 2 cells as tokens, as FLUX does.
+    """The grid of latents from tokens of 2 x 2 cells, as transformers such as FLUX have them.
 
     Args:
         tokens: Row by row.
@@ -75,7 +75,7 @@ def grid_of_tokens(tokens: Float[Tensor, "b n c4"], cells: tuple[int, int]) -> F
 
 @torch.no_grad()
 def check_scale(latent: Float[Tensor, "b c h w"], mean: Float[Tensor, " c"], variance: Float[Tensor, " c"]) -> None:
-    """Warns where latents look raw, or scaled twice, rather than of unit scale.
+    """Warns if latents seem to be raw, or scaled twice, rather than of unit scale.
 
     Mean m and deviation s of each channel are compared with what each scale expects of them, mu and sigma, by
 

@@ -1,1 +1,1 @@
-"""Where stepladder meets other libraries: one module for each, the only one that imports it, and only when called."""
+"""Adapters to other libraries: one module for each, which alone imports it, and only when called."""

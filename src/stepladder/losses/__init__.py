@@ -1,4 +1,4 @@
-"""Losses: of a ladder, of its distillation, and those that a feature network gives."""
+"""Losses: of a ladder, of its distillation, and of feature networks."""
 
 from stepladder.losses.adversarial import DiscriminatorHeads, balanced_gradient, discriminator_loss, student_loss
 from stepladder.losses.distillation import Rollout, check_teacher_steps, renoised_rollout, shared_start_rollout

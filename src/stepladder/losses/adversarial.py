@@ -4,13 +4,13 @@
                student:        - mean D(fake)
 
 D is a map of scores for each layer of the features; the losses are means over the positions of a layer, then over the
-layers. Features that are frozen and of several scales keep the game stable and cheap: only the heads learn.
+layers. Frozen features of several scales make training stable and cheap: only the heads learn.
 
 Balance. The adversarial gradient on the image is scaled to a fixed share of that of the other losses,
 
     g = g_other + share |g_other| / |g_adversarial| g_adversarial
 
-so that neither the width of the heads nor how far they are ahead decides how much they count.
+so that its weight depends neither on the width of the heads nor on how far ahead they are.
 
 Reference: Projected GANs Converge Faster (Sauer et al., 2021), https://arxiv.org/abs/2111.01007; the adaptive weight is
 that of Taming Transformers (Esser et al., 2020), https://arxiv.org/abs/2012.09841, taken at the image instead of at the
@@ -55,7 +55,7 @@ class DiscriminatorHeads(nn.Module):
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Hinge loss of the heads from their scores of real and of decoded images; 0 where they are sure, 2 before."""
+    """Hinge loss of the heads from their scores of real and decoded images; 2 at the start, 0 when certain."""
     layers = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(layers).mean()
 

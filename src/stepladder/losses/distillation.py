@@ -1,7 +1,7 @@
 """Distillation of a many-step teacher to one network evaluation per scale.
 
-The student takes each stage in one step, from local time 1 to 0. What it is taught at a stage comes from the teacher in
-N > 1 steps, by one of two recipes.
+The student takes each stage in one step, from local time 1 to 0. At each stage, the teacher takes N > 1 steps. There
+are two recipes:
 
     regress        Both start from the same state (same noise, same jump noise); the student's end point is regressed on
                    the teacher's:  |x_end - x_end'|^2 / (1-e)^2.  The next stage starts from where the teacher ended or,
@@ -9,13 +9,13 @@ N > 1 steps, by one of two recipes.
 
     adversarial    The student decodes all stages. At each stage its clean image X is noised again, to a random
                    local time u; the teacher, told that u, goes on from there to its own X':  c(u) |X - X'|^2 with
-                   c(u) = 1 / (1+u).  The teacher thus says where an image like this one should be more likely, and a
-                   discriminator on the last image (`adversarial`) says what is still missing.
+                   c(u) = 1 / (1+u). The teacher thus moves the image to a likelier one, and a discriminator on the last
+                   image (`adversarial`) corrects what remains.
 
-In the second, gradients flow through the whole rollout, so a coarse stage also learns what serves the finer ones.
+In the second, gradients flow through the whole rollout, so a coarse stage also learns to serve the finer ones.
 
-Both networks see the same clean image of the stage before, and features, where a network hands some on, of their own:
-those of the other are not what it was trained on.
+Both networks see the same clean image of the stage before, but each sees its own features, since it was not trained on
+those of the other.
 
 Reference: SSDD (Vallaeys et al., 2025), https://arxiv.org/abs/2510.04961, for the first, at one scale; Adversarial
 Diffusion Distillation (Sauer et al., 2023), https://arxiv.org/abs/2311.17042, for the second, applied to every scale in
@@ -44,7 +44,7 @@ _ONE_STEP = (1.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A decode of the student, beside its teacher's word on it."""
+    """A decode of the student, and its distance to the teacher."""
 
     errors: tuple[Float[Tensor, ""], ...]
     """Distance to the teacher at each stage, coarse first."""
@@ -105,11 +105,11 @@ def renoised_rollout(
     generator: torch.Generator,
     teacher_steps: int,
 ) -> Rollout:
-    """The recipe `adversarial`, but for its discriminator.
+    """The recipe `adversarial`, without its discriminator.
 
     Args:
         student: Called once for each stage, with gradients through the whole rollout.
-        teacher: Called `teacher_steps` times for each stage, without; told the noise level that it gets.
+        teacher: Called `teacher_steps` times for each stage, without gradients; told the actual noise level.
         schedule: The ladder of both.
         shape: (B, C, H, W) of the images.
         generator: Of all noise and times, on the device of the images.
@@ -140,7 +140,7 @@ def renoised_rollout(
 
 
 def check_teacher_steps(steps: int) -> None:
-    """A teacher of one step knows no more than its student.
+    """Checks that the teacher takes several steps; with one it could not teach a one-step student.
 
     Raises:
         ConfigError: If there are fewer than 2.
@@ -153,7 +153,7 @@ def check_teacher_steps(steps: int) -> None:
 
 
 def _with_features_of(end: StageEnd | None, previous: Denoised | None) -> Denoised | None:
-    """The clean image of the stage before, with the features that a network of its own left there; no history."""
+    """The previous clean image with a network's own features, detached."""
     if end is None or previous is None:
         return None
     return Denoised(previous.clean, end.denoised.features).detach()

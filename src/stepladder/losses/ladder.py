@@ -3,15 +3,15 @@
 For each stage, the image at the scale of the stage, one white noise and a local time u give a point on the stage's path
 (`stages.path`). The loss compares either
 
-    "clean"      X_hat with X                    an error of X weighs the same at every noise level
-    "balanced"   X_hat with X, times s / level   low levels, whose errors are small, contribute as much as high ones
-    "velocity"   w_hat with w                    an error of X weighs about 1 / level^2: low levels rule
+    "clean" X_hat with X errors of X weigh the same at every noise level "balanced" X_hat with X, times s / level low
+    levels, whose errors are small, contribute as much as high ones
+    "velocity" w_hat with w errors of X weigh about 1 / level^2: low levels dominate
 
 with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`, times the weight of the noise level where there is one
 (`times`).
 
-Coarse stages run at their own side: they are never padded to the fine one. What the network finds at one stage is
-handed to the next as `previous`, without a gradient: it has the errors that it will have when decoding.
+Coarse stages run at their own side, without padding. The clean image of one stage is passed to the next as `previous`,
+without a gradient, so it has the errors that it has when decoding.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ NOISE_FLOOR_IN_TRAINING = 0.05
 
 @dataclass(frozen=True, slots=True)
 class StageDraw:
-    """What is random at one stage of one batch."""
+    """The random numbers of one stage of one batch."""
 
     noise: Float[Tensor, "b c h w"]
     u: Float[Tensor, " b"]
@@ -70,7 +70,7 @@ def draw_stages(
 ) -> list[StageDraw]:
     """Draws noise and local times for every stage; times are stratified over the batch, in (0, 1].
 
-    They are denser where the time grid of the stage is.
+    They follow the density of the stage's time grid.
     """
     b, c, h, w = images.shape
     draws = []
@@ -103,7 +103,7 @@ def ladder_loss(
         draws: From `draw_stages`.
         target: What is compared.
         features: Network of the perceptual loss; None leaves that part at zero.
-        weighting: How much each noise level counts beside that.
+        weighting: Additional weight of each noise level.
         weighting_bias: Of the sigmoid weight.
     """
     flow = []

@@ -37,7 +37,7 @@ def perceptual_distance(
 
 
 def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Float[Tensor, " b"]:
-    """The same distance where the features of both are there already."""
+    """The same distance from features that are already computed."""
     layers = [(_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(found, wanted, strict=True)]
     return torch.stack(layers).mean(dim=0)
 

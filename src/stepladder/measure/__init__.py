@@ -1,9 +1,9 @@
-"""What users ask of a tokenizer, and the services that answer.
+"""Measurements of tokenizers.
 
-metrics          how far images are from their originals; knows no network
-profiling        operations, memory, matrix-product peak, environment; knows no network
+metrics distance of images to their originals, without networks
+profiling operations, memory, matrix-product peak, environment, without networks
 evaluation       tokenizers x data x metrics -> a report, by the pinned protocol
 reconstruction   one image there and back
-summary          what a tokenizer is and what an evaluation of its network costs
-contenders, benchmarking    how fast decoders are, each alone
+summary a tokenizer in numbers: its parts, and the cost of an evaluation
+contenders, benchmarking time and memory of decoders
 """

@@ -1,15 +1,15 @@
-"""How fast decoders are: each alone, in turn, on the same machine.
+"""Time and memory of decoders, measured in turn on the same machine.
 
     random latent -> decode, stage after stage -> images        only the decode is timed
 
 Time does not depend on the values of weights and latents, so latents are white noise of unit scale and no image is
-encoded. Each contender decodes before the clock starts. Then they take turns: all decode once before any decodes
-again, so that whatever else the machine does touches them alike. The device is synchronised when a stage ends, and a
-decode takes the sum of its stages. Reported are medians over the turns, with the fastest and the slowest.
+encoded. Each contender decodes before the clock starts. Then they take turns, so that other load on the machine affects
+them alike. The device is synchronised at the end of each stage, and the time of a decode is the sum of its stages. The
+report has medians over the turns, with the fastest and the slowest.
 
     share of the peak = operations / (time * operations a second of a large matrix product)
 
-Operations and memory are counted in decodes of their own, which are not timed.
+Operations and memory are measured in separate decodes, which are not timed.
 """
 
 import time
@@ -70,7 +70,7 @@ class BenchmarkRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkReport:
-    """What a benchmark found."""
+    """The results of a benchmark."""
 
     device: str
     hardware: str
@@ -89,7 +89,7 @@ class BenchmarkReport:
 
     @property
     def conditions(self) -> str:
-        """Where and how it was measured, in one line."""
+        """Hardware and settings, in one line."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
         compiled = ", compiled" * self.compiled
         how = f"{self.dtype}{compiled}, batch {self.batch}, median of {self.repeats}"

@@ -1,7 +1,7 @@
-"""Who takes part in a benchmark: decoders, each prepared to decode random latents of one size.
+"""Decoders in a benchmark, each prepared to decode random latents of one size.
 
-A contender says what it is in numbers, and prepares itself for a setting: it moves to the device, draws a latent, and
-gives back the decode of it. Decoders of tokenizers and networks of other libraries become contenders here.
+A contender describes itself in numbers and prepares for a setting: it moves to the device, draws a latent, and returns
+its decode. Decoders of tokenizers and networks of other libraries become contenders here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ Decode: TypeAlias = Callable[[], Iterable[object]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What a decode is prepared for."""
+    """The setting of a decode."""
 
     size: int
     """Side of the square images."""

@@ -1,4 +1,4 @@
-"""What each stage of a decode decides: how much the images of one latent differ over seeds.
+"""What each stage of a decode decides: how much images of one latent differ between seeds.
 
 With X_i the image of stage i, at its own scale, and the standard deviation over seeds at each pixel, its square
 averaged over pixels, channels and images,
@@ -6,8 +6,8 @@ averaged over pixels, channels and images,
     spread     of X_i                   all that was decided up to stage i
     decided    of X_i - X_(i-1)         what stage i decided beyond it, X_(i-1) enlarged; at the first stage, its spread
 
-A stage that decides nothing is a deterministic network: its noise is wasted, and one step says all that it says. A
-latent that leaves little open leaves little to decide.
+A stage that decides nothing is a deterministic network: it ignores its noise, and one step is enough for it. A latent
+that leaves little open leaves little to decide.
 """
 
 from collections.abc import Sequence

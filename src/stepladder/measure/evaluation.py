@@ -2,12 +2,12 @@
 
 * Images are cut to the central square of their short side and resized to `size`, antialiased
   (`stepladder.data.evaluation_images`); `crops` cuts more squares from each. Each is encoded and decoded with the seed
-  `seed + i`, i its place among all squares, so that the batch size changes nothing.
+  `seed + i`, i its index among all squares, so that the batch size changes nothing.
 * Originals and reconstructions are clamped and rounded to 8 bits before every metric. Values per image are averaged
-  over the images. Frechet distances are taken over different images: one that comes twice counts once.
-* Decode time is that of `Tokenizer.decode` alone, encoding left out: one decode to warm up, then every full batch
-  timed with the device synchronised; the median, divided by the batch. All models see a batch before the next comes, so
-  that whatever else the machine does touches them alike.
+  over the images. Frechet distances are taken over unique images: duplicates count once.
+* Decode time is that of `Tokenizer.decode`, without encoding: one decode to warm up, then every full batch timed with
+  the device synchronised; the median, divided by the batch size. All models decode a batch before the next one starts,
+  so that other load on the machine affects them alike.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     pixels.COLOUR_SHIFT,
 )
-"""What is taken of every model, in the order of reports and tables."""
+"""The metrics, in the order of reports and tables."""
 
 MIN_SIZE = 32
 """Smallest side of evaluated images: what the feature networks need."""
@@ -158,7 +158,7 @@ def _judge(
 
 
 class _Evaluated:
-    """One model on its way through the images."""
+    """One model during an evaluation."""
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
 """What each stage of a decode adds, in dB of PSNR at its own scale.
 
     over the initial estimate    PSNR(X_i) - PSNR(I_i)      X_i the image of stage i, I_i the initial estimate there
-    over the stage before        PSNR(X_i) - PSNR(B_i)      B_i what it is handed: I_i, low frequencies of X_(i-1)
+    over the stage before PSNR(X_i) - PSNR(B_i) B_i its input: I_i with low frequencies of X_(i-1)
 
 Originals are brought to the scale of a stage by the mean of blocks, as the ladder does. Values are not rounded to 8
-bits: what a stage adds can be far below a step. A gain says how much a stage knows, not how much it draws: with several
-steps in a stage, its image is one of those that may be meant, which costs PSNR even where it is perfect.
+bits: what a stage adds can be far below a step. A gain measures what a stage determines, not what it draws: with
+several steps in a stage, its image is one of those that fit, which costs PSNR even for a perfect sampler.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from stepladder.tokenizer import Encoding, Tokenizer
 __all__ = ["StageGain", "stage_gains"]
 
 _FLOOR = 1e-12
-"""Least mean square that counts, 120 dB: a stage that is exact gains a finite number."""
+"""Least mean square that counts, 120 dB: an exact stage has a finite gain."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class StageGain:
     over_initial_db: float
     """More than the initial estimate at that scale."""
     over_before_db: float
-    """More than what the stage was handed; at the first stage, the same."""
+    """More than the input of the stage; at the first stage, the same."""
 
 
 def stage_gains(

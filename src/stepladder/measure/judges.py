@@ -1,4 +1,4 @@
-"""The metrics of an evaluation on their way through the images: what could be loaded, and what it saw of originals."""
+"""The metrics of an evaluation: those that could be loaded, and their features of the originals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepladder.errors import MissingDependencyError
 from stepladder.measure.metrics import FeatureStatistics, FrechetMetric, Metric
 from stepladder.measure.metrics.base import FeatureNetwork, ImageMeasure
 
-__all__ = ["Features", "Judges"]
+__all__ = ["Features", "Judges", "first_seen"]
 
 
 class Features:
@@ -37,7 +37,7 @@ class Features:
 
 
 class Judges:
-    """The metrics that can be taken here, and what they saw of the originals."""
+    """The metrics that can be computed here, and their features of the originals."""
 
     def __init__(self, metrics: Sequence[Metric], *, size: int, crops: int, keep: bool, device: torch.device) -> None:
         self.metrics = metrics
@@ -59,13 +59,13 @@ class Judges:
         self.photographs: list[int] = []
         """The photograph of which each of these is a crop."""
         self.fresh: list[int] = []
-        """Places in the batch of originals that were not there before."""
+        """Indices in the batch of originals that were not seen before."""
         self._crops, self._images = crops, 0
         self._seen: set[bytes] = set()
 
     def see(self, references: Float[Tensor, "b 3 h w"]) -> None:
         """Looks at a batch of originals in [0, 1]."""
-        self.fresh = _first_seen(references, self._seen)
+        self.fresh = first_seen(references, self._seen)
         self.photographs += [(self._images + place) // self._crops for place in self.fresh]
         self._images += len(references)
         if self.fresh:
@@ -73,7 +73,7 @@ class Judges:
                 self.originals[key].update(network(references[self.fresh]))
 
     def caveats(self) -> dict[str, str]:
-        """What is to be known of Frechet distances over so many images."""
+        """Caveats of Frechet distances over this many images."""
         notes, count = {}, len(self.photographs)
         for key, features in self.originals.items():
             dimensions = len(features.statistics.mean)
@@ -97,8 +97,8 @@ class Judges:
             self.measures[metric.key] = metric.load(device)
 
 
-def _first_seen(images: Tensor, seen: set[bytes]) -> list[int]:
-    """The places of images that are not in `seen`, which they join."""
+def first_seen(images: Tensor, seen: set[bytes]) -> list[int]:
+    """Indices of the images whose digests are not in `seen`, to which they are added."""
     fresh = []
     for place, image in enumerate(images.cpu()):
         digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()

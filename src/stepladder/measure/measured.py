@@ -1,4 +1,4 @@
-"""What `stepladder evaluate --json` printed, as a table for a card and as results for its header."""
+"""Output of `stepladder evaluate --json` as a table for a card and as results for its header."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

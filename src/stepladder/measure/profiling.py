@@ -1,4 +1,4 @@
-"""What a machine can do and what a model asks for: matrix-product peak, operations, memory, environment."""
+"""Profiling: matrix-product peak, operations, memory, environment."""
 
 import contextlib
 import ctypes
@@ -43,7 +43,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, *, seconds: float = 0.5) -> float:
-    """Measured floating-point operations a second of a large square matrix product, as convolutions may round."""
+    """Operations per second of a large square matrix product, measured with the rounding of convolutions."""
     side = 8192 if device.type == "cuda" else 2048
     generator = torch.Generator(device=device).manual_seed(0)
     a = torch.randn(side, side, generator=generator, device=device).to(dtype)
@@ -73,11 +73,11 @@ def _precision_of_convolutions(device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes that a call holds at once beyond what was held before it; None where this cannot be measured.
+    """Peak memory of a call in bytes, beyond what was held before it; None where this cannot be measured.
 
-    On CUDA, those that torch has given to tensors. On the CPU, under Linux, resident memory of the process: the kernel
-    keeps its highest value, true to some hundred kilobytes, which is set back first. Memory that is free but still with
-    the process is given back before, or the call would be seen to reuse it instead of taking any.
+    On CUDA, memory of tensors. On the CPU, under Linux, resident memory of the process: the kernel keeps its highest
+    value, accurate to some hundred kilobytes, which is reset first. Freed memory that the process still holds is
+    returned before, because the call could reuse it unnoticed.
     """
     gc.collect()
     synchronise(device)

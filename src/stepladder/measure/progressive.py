@@ -1,8 +1,8 @@
-"""One image through a tokenizer and back, watched stage by stage, with what each part took and how close it came.
+"""One image through a tokenizer and back, stage by stage, with the time of each part and the fidelity.
 
     image -> encode -> latent        latent -> stage 0 -> stage 1 -> ... -> image of the size of the original
 
-Times are those of the work itself: between two stages the clock stands, whatever the caller does with the picture.
+Times exclude what the caller does between two stages.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""One image through a tokenizer and back, with what it cost and how close it came.
+"""One image through a tokenizer and back, with its cost and fidelity.
 
     image -> encode -> latent -> decode -> image        PSNR = -10 log10 mean((x - y)^2), on 8-bit values in [0, 1]
 
-The bits of the latent are those that it takes to store as it is: 32 for each value, or log2 of the number of codes for
-each code of a quantised one. Nothing here compresses it further.
+The bits of the latent are those of plain storage: 32 per value, or log2 of the number of codes per code of a quantised
+one. Nothing compresses it further.
 """
 
 import math
@@ -31,7 +31,7 @@ class Reconstruction:
     image: Image.Image
     """Of the size of the original."""
     stages: tuple[Image.Image, ...]
-    """What the same decode had at each stage of the ladder below the last, coarse first; none for a ladder of one."""
+    """Images of the stages before the last, coarse first; none for K = 1."""
     latent_shape: tuple[int, ...]
     """Of one image, without the batch."""
     latent_bits: float

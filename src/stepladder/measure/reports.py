@@ -1,4 +1,4 @@
-"""What an evaluation found: a row for each model, as plain values and as JSON."""
+"""The report of an evaluation: a row per model, as plain values and as JSON."""
 
 import math
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ class Row:
     intervals: Mapping[str, tuple[float, float]]
     """The 95 % interval of a metric, by its key; empty if none was asked for."""
     stage_gains: tuple[StageGain, ...] | None
-    """What each stage adds, the mean over images; None where the decoder makes no initial estimate, or the ladder does
-    not divide the side."""
+    """Gains of the stages, averaged over images; None if the decoder makes no initial estimate, or the ladder does not
+    divide the side."""
     seconds_per_image: float
     """Time of a decode over the images in it."""
     batch: int
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     data: str
     images: int
@@ -76,7 +76,7 @@ class Report:
     """How often photographs were drawn anew for an interval; 0 for none."""
     rows: tuple[Row, ...]
     notes: Mapping[str, str]
-    """For a metric that is missing, or has a catch: why."""
+    """Why a metric is missing, or what to be careful about."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; numbers that are not finite become None."""

@@ -1,12 +1,12 @@
-"""What a latent leaves open at each scale, and what each stage of a decoder adds to it.
+"""The residual of a latent at each scale, and the contribution of each stage of a decoder.
 
-Residuals. The initial estimate is the image that the decoder reads off the latent alone. At the scale of stage i its
-error has the standard deviation r_i: this is all that is left to draw there. `sampling.stages.proposed_ends` turns
+Residuals. The initial estimate is the image that the decoder computes from the latent alone. At the scale of stage i
+its error has the standard deviation r_i: this is all that is left to draw there. `sampling.stages.proposed_ends` turns
 these numbers into noise levels at which stages end.
 
-Contributions. A stage works if its network adds something to what it starts from (`working_from`), and the image gets
-worse without it. The network of a stage is silenced by setting
-its last layers to zero, so that it returns what it would add to: the same weights otherwise, the same noise.
+Contributions. A stage works if its network adds something to its base (`working_from`), and if the image gets worse
+without it. The network of a stage is silenced by setting its last layers to zero, so that it returns its base, with the
+same weights and noise otherwise.
 """
 
 import copy
@@ -50,9 +50,9 @@ class StageContribution:
     initial_psnr_db: float | None
     """Of the initial estimate at that scale; None where the decoder makes none."""
     added: float
-    """Standard deviation of what the network adds there, on [-1, 1]."""
+    """Standard deviation of the network's contribution there, on [-1, 1]."""
     loss_db: float
-    """What the final image loses, in dB of PSNR, when the network of this stage alone is silenced."""
+    """Loss of the final image, in dB of PSNR, when only the network of this stage is silenced."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -165,7 +165,7 @@ def working_from(stage: Stage) -> float:
 
 
 def silenced(network: DecoderNetwork) -> DecoderNetwork:
-    """A copy of a network that adds nothing: its last layers are zero."""
+    """A copy of a network with its last layers at zero, so that it adds nothing."""
     quiet = copy.deepcopy(network)
     for layer in quiet.output_layers:
         for parameter in layer.parameters():

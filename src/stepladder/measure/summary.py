@@ -1,4 +1,4 @@
-"""What a tokenizer is and what it costs, as plain numbers.
+"""A tokenizer in numbers: its parts and their cost.
 
 The cost of a network evaluation is counted, not timed. The count runs on the meta device, where tensors have shapes and
 no values, so it takes no time and no memory.
@@ -53,14 +53,14 @@ class ModelSummary:
     image_side: int | None
     """Side of the images that it takes; None for any size."""
     encoder: str | None
-    """Which frozen encoder its latents are of; None where the model holds its own."""
+    """Name of the frozen encoder of its latents; None if the model holds its own."""
     encoder_parameters: int
     """Of encoder and bottleneck."""
     decoder_parameters: int
     stages: tuple[StageSummary, ...]
     """K of them, in the order in which they run."""
     steps_per_stage: int
-    """Where a call names none."""
+    """Default of calls."""
     network_evaluations: int
     """Of a decode with `steps_per_stage` and the guidance of the model."""
     counted_side: int = COUNTED_SIDE

@@ -1,1 +1,1 @@
-"""Building blocks of networks. They take plain numbers and know nothing of diffusion."""
+"""Building blocks of networks. They take plain numbers and do not depend on diffusion."""

@@ -39,7 +39,7 @@ class ChannelNorm(nn.Module):
 class Modulation(nn.Module):
     """Scale and shift of features by an embedding; the identity at the start of training.
 
-    Bounded, both lie in (-1, 1), so that features of unit scale stay near it and no activation behind them saturates.
+    Bounded, both lie in (-1, 1), so that features stay close to unit scale and later activations do not saturate.
 
     Reference: Scalable Diffusion Models with Transformers (Peebles & Xie, 2022), https://arxiv.org/abs/2212.09748
     """
@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
         Args:
             channels: Features in and out.
             embedding: Width of the embedding that modulates the block; None for a block without one.
-            bounded: Whether the modulation is.
+            bounded: Whether the modulation is bounded.
         """
         super().__init__()
         self.norm = ChannelNorm(channels)
@@ -74,7 +74,7 @@ class ResidualBlock(nn.Module):
         self.outer = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: TimeFeatures | None = None) -> Float[Tensor, "b c h w"]:
-        """Adds what the block finds to x."""
+        """Adds the residual of the block to x."""
         h = self.norm(x)
         if self.modulation is not None:
             assert embedding is not None
@@ -90,7 +90,7 @@ def channels_last(module: AnyModule) -> AnyModule:
 
 
 def zero_init(layer: Layer) -> Layer:
-    """Sets all parameters of a layer to zero, so that its branch starts silent."""
+    """Sets all parameters of a layer to zero, so that its branch starts at zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

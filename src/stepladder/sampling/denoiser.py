@@ -2,9 +2,9 @@
 
     denoiser(x, u, stage, previous) -> Denoised(clean, features)
 
-Everything else that a network is told (a latent, guidance, tiles) is bound before. What it returns is handed to the
-next stage as `previous`: the jump hides most of what a stage found in noise, and a network may read it off the clean
-image instead, as cascaded diffusion models do (Ho et al., 2021, https://arxiv.org/abs/2106.15282), or off features.
+Everything else that a network needs (a latent, guidance, tiles) is bound before. Its result is passed to the next stage
+as `previous`: the jump buries most of it in noise, but a network can read it from the clean image, as cascaded
+diffusion models do (Ho et al., 2021, https://arxiv.org/abs/2106.15282), or from features.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ class Denoised:
     clean: Float[Tensor, "b c h w"]
     """Estimate of the clean image at the scale of the stage."""
     features: tuple[Tensor, ...] = ()
-    """What else the denoiser wants to see at the next stage, on grids that cover the image; nobody else reads it."""
+    """Features for the same denoiser at the next stage, on grids that cover the image."""
 
     def detach(self) -> "Denoised":
-        """The same without its history."""
+        """The same without gradients."""
         return Denoised(self.clean.detach(), tuple(part.detach() for part in self.features))
 
     def cut(self, cut: Cut) -> "Denoised":
@@ -52,13 +52,13 @@ class Denoiser(Protocol):
             x: Noisy image x_u at the scale of the stage.
             u: Local times in [0, 1], float32, one for each image; 1 at the start of the stage.
             stage: Which stage.
-            previous: What the last evaluation of the stage before returned, at half the side; None at the first stage.
+            previous: Result of the last evaluation of the stage before, at half the side; None at the first stage.
         """
         ...
 
 
 class SpatialDenoiser(Denoiser, Protocol):
-    """A denoiser of which a part answers for a part of the image."""
+    """A denoiser that can be cut to a part of the image."""
 
     def cut(self, cut: Cut) -> Denoiser:
         """The denoiser of the part of the image that `cut` cuts out of tensors whose grids cover it."""

@@ -4,8 +4,8 @@ A grid of N steps is 1 = u_0 > u_1 > ... > u_N = 0. Equal steps are u_i = 1 - i/
 
     u <- shift u / (1 + (shift - 1) u),
 
-towards low noise where it is below 1. By default each stage takes the shift that its residual asks for
-(`Stage.time_shift`): 1, so equal steps, where that was not measured. A decode may name others.
+towards low noise where it is below 1. By default each stage takes the shift of its residual (`Stage.time_shift`), which
+is 1, equal steps, if that was not measured. A decode may use others.
 
 Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2, https://arxiv.org/abs/2403.03206
 """
@@ -32,7 +32,7 @@ def time_grids(
     Args:
         schedule: The ladder.
         steps: Steps per stage, one number for all stages or one for each; at least 1.
-        shifts: One for each stage; None for those that the residuals ask for.
+        shifts: One for each stage; None for those of the residuals.
 
     Raises:
         ValueError: If the steps do not fit the ladder.

@@ -2,23 +2,23 @@
 
     clean = unconditional + scale (conditional - unconditional)
 
-    scale 0      what the network says without a latent
-    scale 1      what it says with one: no guidance, and no second evaluation
+    scale 0 the prediction without a latent
+    scale 1 the prediction with one: no guidance, and no second evaluation
     between      a mixture of both
-    beyond 1     further from the first than the second is
+    beyond 1 further from the first than the second is
 
-and no scale means anything else anywhere. (Ho & Salimans write w for our scale - 1.) "Without a latent" is a learned
-null latent, which training puts in the place of some latents (`loss.context_dropout`).
+Scales have this meaning everywhere. (Ho & Salimans write w for our scale - 1.) "Without a latent" means with a learned
+null latent, which replaces some latents in training (`loss.context_dropout`).
 
 At given x and u the clean image and the velocity are affine functions of each other, and the weights of the two, 1 -
-scale and scale, sum to 1. So it is the same to combine either.
+scale and scale, sum to 1. So it makes no difference which is combined.
 
-Interval. Guidance helps at middle noise levels and does harm at high ones, where it narrows what an image can become;
-at low ones it changes little. Outside of `interval`, on the global noise coordinate, the scale is therefore 1.
+Interval. Guidance helps at middle noise levels. At high levels it does harm, because it reduces diversity; at low ones
+it changes little. Outside `interval`, on the global noise coordinate, the scale is therefore 1.
 
-Two evaluations, one after the other, instead of one of a doubled batch: they need no more memory than a decode without
-guidance, so that tiles bound it as before; a compiled network sees the shapes that it has seen; and what the network
-says with a latent is, bit for bit, what it says without guidance. A batch of images fills a device as it is.
+The two evaluations run one after the other instead of as a doubled batch. They need no more memory than a decode
+without guidance, a compiled network sees no new shapes, and the prediction with a latent is bit for bit that of a
+decode without guidance. A batch of images fills a device anyway.
 
 References: Classifier-Free Diffusion Guidance (Ho & Salimans, 2022), https://arxiv.org/abs/2207.12598; Applying
 Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models (Kynkaanniemi et al., 2024),
@@ -65,7 +65,7 @@ class GuidanceConfig:
 
     @property
     def is_off(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether it has no effect."""
         return self.scale == 1
 
     @property
@@ -81,7 +81,7 @@ class GuidanceConfig:
 
 
 def guided(conditional: Denoiser, unconditional: Denoiser, config: GuidanceConfig) -> Denoiser:
-    """The denoiser that guidance makes of two; an evaluation that no image of a batch needs is left out.
+    """The guided denoiser from two others; an evaluation that no image of a batch needs is skipped.
 
     Args:
         conditional: Bound to the latents.
@@ -117,13 +117,13 @@ def guide(
     *,
     present: AbstractSet[float] | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """Combines two predictions; one that no item of the batch needs is not made.
+    """Combines two predictions; one that no item of the batch needs is skipped.
 
     Args:
         scales: One for each item.
         conditional: Predicts with the condition.
         unconditional: Predicts without.
-        present: The scales that there are; without them, the host waits for the device to read them.
+        present: The scales that occur; without them, the host waits for the device to read them.
     """
     present = set(scales.tolist()) if present is None else present
     if present == {1.0}:
@@ -135,7 +135,7 @@ def guide(
 
 
 def _split(previous: Denoised) -> tuple[Denoised, Denoised]:
-    """What the guided denoiser handed on, for each of the two: the same clean image, and the features of its own."""
+    """The previous result for each of the two denoisers: the guided clean image, and its own features."""
     half = len(previous.features) // 2
     return Denoised(previous.clean, previous.features[:half]), Denoised(previous.clean, previous.features[half:])
 
@@ -143,12 +143,12 @@ def _split(previous: Denoised) -> tuple[Denoised, Denoised]:
 def evaluations_per_stage(
     config: GuidanceConfig, schedule: StageSchedule, times: Sequence[Sequence[float]]
 ) -> tuple[int, ...]:
-    """Network evaluations in each stage of a decode: two at a step that mixes or goes beyond, else one.
+    """Network evaluations in each stage of a decode: two at a step with a scale other than 0 and 1, else one.
 
     Args:
         config: Of the decode.
         schedule: The ladder.
-        times: Local times of each stage at which its denoiser is asked, from `steps.evaluation_times`.
+        times: Local times of each stage at which its denoiser is evaluated, from `steps.evaluation_times`.
     """
     counts = []
     for stage, asked in zip(schedule.stages, times, strict=True):

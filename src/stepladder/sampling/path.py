@@ -1,4 +1,4 @@
-"""Inside a stage: the straight path from where the jump leads to where the stage ends.
+"""Inside a stage: the straight path from the end of the jump to the end of the stage.
 
 With local time u from 1 to 0, X the clean image at the scale of the stage and one white noise n for both ends,
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 NOISE_FLOOR = 1e-3
-"""Lower clamp of the noise level by which `velocity_from_clean` divides when sampling: below any step that is taken."""
+"""Lower clamp of the noise level by which `velocity_from_clean` divides when sampling: below the level of any step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,21 @@ class PathPoint:
     """A training point inside a stage."""
 
     x: Float[Tensor, "b c h w"]
-    """x_u, what the network sees."""
+    """x_u, the input of the network."""
     velocity: Float[Tensor, "b c h w"]
-    """w = x_start - x_end, what it should move along."""
+    """w = x_start - x_end, its direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearEstimate:
-    """What a noisy image says beside a base, before any network."""
+    """The best linear estimate of an image, from a noisy image and a base."""
 
     clean: Float[Tensor, "b c h w"]
     """Estimate of the clean image."""
     deviation: Float[Tensor, "b 1 1 1"]
     """Standard deviation of its error."""
     innovation: Float[Tensor, "b c h w"]
-    """What the base does not explain of the noisy image, at unit scale."""
+    """The part of the noisy image that the base does not explain, at unit scale."""
 
 
 def path(
@@ -99,7 +99,7 @@ def velocity_from_clean(
 def noise_from_clean(
     x: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], u: Float[Tensor, " b"], stage: Stage
 ) -> Float[Tensor, "b c h w"]:
-    """The noise n that an estimate of the clean image implies, as `velocity_from_clean` takes it."""
+    """The noise n that an estimate of the clean image implies, as in `velocity_from_clean`."""
     return _noise(x, *_parts(clean, stage), u, stage, NOISE_FLOOR)
 
 
@@ -108,8 +108,8 @@ def clean_from_velocity(
 ) -> Float[Tensor, "b c h w"]:
     """The clean image that a velocity implies; the inverse of `velocity_from_clean`.
 
-    Both ends follow from x_u and w. What `up(down(.))` keeps and what it removes see two different mixtures of image
-    and noise, each solved on its own; `up(down(.))` is a projection, so the two parts add up.
+    Both ends follow from x_u and w. The part that `up(down(.))` keeps and the part that it removes are different
+    mixtures of image and noise, each solved separately; `up(down(.))` is a projection, so the two parts add up.
     """
     u = expand_time(u, x)
     start, end = x + (1 - u) * velocity, x - u * velocity
@@ -125,13 +125,14 @@ def linear_estimate(
 ) -> LinearEstimate:
     """The best linear estimate of X from x_u and a base B whose error is white, of deviation r = `stage.residual`.
 
-    With a = (1-u)(1-e), the gain of detail in x_u, t the noise level, and m(B) what x_u is for X = B without noise:
+    With a = (1-u)(1-e), the gain of detail in x_u, t the noise level, and m(B) the value of x_u for X = B without
+    noise:
 
         X_hat = B + a r^2 / (a^2 r^2 + t^2) (x_u - m(B)),        error of deviation  r t / (a^2 r^2 + t^2)^(1/2)
 
     A network that adds to X_hat, in units of that deviation, has a target of unit scale at every stage and noise level,
-    so that none of them can die, and none rules the loss. Where the residual was not measured, the estimate is the
-    base, at unit deviation, and the innovation is the noisy image.
+    so that none dominates the loss and none vanishes in it. If the residual was not measured, the estimate is the base,
+    at unit deviation, and the innovation is the noisy image.
 
     Reference: Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), section 5,
     https://arxiv.org/abs/2206.00364, with the base as the mean of the data and r as their deviation.
@@ -151,7 +152,7 @@ def linear_estimate(
 
 
 def _parts(clean: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-    """What the end of a stage holds of the clean image, and what its start does."""
+    """The parts of the clean image in the end and in the start of a stage."""
     return (1 - stage.t_end) * clean, (1 - stage.t_start) * _at_start(clean, stage)
 
 
@@ -162,5 +163,5 @@ def _noise(x: Tensor, fine: Tensor, coarse: Tensor, u: Tensor, stage: Stage, flo
 
 
 def _at_start(images: Tensor, stage: Stage) -> Tensor:
-    """What the start of a stage holds of an image: its low-pass; at the first stage, which starts from noise, all."""
+    """The part of an image in the start of a stage: its low-pass, or all of it at the first stage."""
     return images if stage.t_start == 1.0 else low_pass(images)

@@ -1,7 +1,7 @@
-"""Randomness that the caller holds: explicit generators, one for each image, or noise of another source.
+"""Explicit randomness: generators, one per image, or another source of noise.
 
-A batch drawn with one generator an image does not depend on who else is in the batch: image i decodes the same alone
-or among a thousand. Nothing here, or in any module that draws, touches torch's global state.
+With one generator per image, an image does not depend on the others in its batch: it decodes the same alone and among a
+thousand. No module that draws touches torch's global state.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ NoiseKind: TypeAlias = Literal["drawn", "zero"]
 """Where the noise of a decode comes from.
 
     "drawn"   from the seed of each image
-    "zero"    nowhere: it is 0, and every decode of a latent gives the same image
+    "zero" no noise: it is 0, and every decode of a latent gives the same image
 """
 
 
 class NoiseSource(Protocol):
-    """What noise comes from in the place of generators."""
+    """A source of noise instead of generators."""
 
     def normal(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
         """Float32 of `shape`, which the caller may change in place."""
@@ -42,7 +42,7 @@ class NoiseSource(Protocol):
 
 
 class GivenNoise:
-    """White noise that was drawn before, handed out in the order in which a decode asks: one part for each stage."""
+    """White noise that was drawn before, returned in the order in which a decode asks: one part per stage."""
 
     def __init__(self, parts: Sequence[Float[Tensor, "b ..."]]) -> None:
         self._parts = iter(parts)
@@ -54,7 +54,7 @@ class GivenNoise:
 
 @dataclass(frozen=True, slots=True)
 class ZeroNoise:
-    """No noise. A student of one step hardly reads its noise, and then zeros do as well."""
+    """No noise. A student of one step hardly uses its noise, so zeros do as well."""
 
     device: torch.device | str = "cpu"
 
@@ -95,7 +95,7 @@ def noise_source(
         device: Where the images shall be.
 
     Raises:
-        ValueError: If there is no seed for each latent, or there are seeds that nothing is drawn from.
+        ValueError: If there is not one seed per latent, or there are seeds although nothing is drawn.
     """
     if kind == "zero":
         if seeds is not None:
@@ -108,7 +108,7 @@ def noise_source(
 
 
 def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b ..."]:
-    """Noise of `shape` (B, ...) in float32, on the device of the generators: white, unless another source says else.
+    """Noise of `shape` (B, ...) in float32, on the device of the generators: white, unless another source gives it.
 
     Args:
         shape: Shape of the batch; its first number must be the number of generators where one is given an image.

@@ -3,12 +3,11 @@
     x <- noise at the coarsest scale
     for each stage:    jump, if it is not the first;    go through the stage
 
-To go through a stage is to take steps on a grid of local times: Euler steps x <- x + (u' - u) w(x, u), with the
-velocity w that the clean image of a denoiser implies, unless another kind is asked for (`steps`). Full resolution is a
-ladder with K = 1; one step per scale is one step in each stage; distillation puts the steps of a teacher and of a
-student beside each other in the same loop.
+A stage takes steps on a grid of local times: Euler steps x <- x + (u' - u) w(x, u), with the velocity w that the clean
+image of a denoiser implies, or another kind (`steps`). Full resolution is a ladder with K = 1; one step per scale is
+one step in each stage; distillation runs the steps of a teacher and of a student in the same loop.
 
-Each stage hands two things to the next: the noisy state, through the jump, and what its denoiser returned last.
+Each stage passes two things to the next: the noisy state, through the jump, and the last result of its denoiser.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +37,7 @@ class StageEnd:
     denoised: Denoised
     """What the last evaluation returned."""
     x: Float[Tensor, "b c h w"]
-    """The state at noise level `stage.t_end`, from which the next jump goes on."""
+    """The state at noise level `stage.t_end`, from which the next jump starts."""
 
     @property
     def clean(self) -> Float[Tensor, "b c h w"]:
@@ -46,12 +45,12 @@ class StageEnd:
         return self.denoised.clean
 
     def detach(self) -> "StageEnd":
-        """The same without its history."""
+        """The same without gradients."""
         return StageEnd(self.stage, self.denoised.detach(), self.x.detach())
 
 
 ThroughStage: TypeAlias = Callable[[Stage, Tensor, Denoised | None], StageEnd]
-"""Goes through a stage: (stage, x at its start, what the stage before returned) -> its end."""
+"""Runs a stage: (stage, x at its start, result of the stage before) -> its end."""
 
 
 def sample(
@@ -65,7 +64,7 @@ def sample(
     batch: int | None = None,
     channels: int = 3,
 ) -> Iterator[StageEnd]:
-    """Draws images by going up the ladder, and yields the end of each stage, coarse first.
+    """Draws images stage by stage, and yields the end of each, coarse first.
 
     Args:
         denoiser: Evaluated once for each step of the grids.
@@ -73,7 +72,7 @@ def sample(
         size: (H, W) of the images; multiples of `schedule.multiple`.
         generators: One for each image, on the device where the images shall be; or another source of noise.
         grids: Local times of each stage, from 1 to 0 (`grids.time_grids`).
-        sampler: How steps are taken; the grids have its shift already.
+        sampler: How steps are taken; the grids include its shift.
         batch: Number of images; that of the generators by default, and needed with another source.
         channels: Image channels.
 
@@ -97,10 +96,10 @@ def sample(
 def run_stages(
     through: Sequence[ThroughStage], schedule: StageSchedule, *, shape: Sequence[int], generators: Generators
 ) -> Iterator[StageEnd]:
-    """The loop over the stages of a ladder: noise, and then each stage from where the jump leads.
+    """The loop over the stages of a ladder: noise, then each stage from the end of the jump.
 
     Args:
-        through: For each stage, how to go through it.
+        through: Runs a stage.
         schedule: The ladder.
         shape: (B, C, H, W) of the images.
         generators: One for the batch, or one for each image.
@@ -132,14 +131,14 @@ def integrate(
     sampler: SamplerConfig = EULER,
     generators: Generators | None = None,
 ) -> StageEnd:
-    """Goes through a stage step by step.
+    """Runs a stage step by step.
 
     The last step of the last stage ends where there is no noise: x - u w is then the clean estimate itself.
 
     Args:
         stage: Which stage.
         x: The state at its start.
-        previous: What the stage before returned.
+        previous: Result of the stage before.
         denoiser: Evaluated once for each step, or twice.
         grid: Local times from 1 to 0.
         start: Local time at which each image starts, by which its grid is scaled; 1 by default.

@@ -48,7 +48,7 @@ def up(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
 
 
 def low_pass(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """What `up(down(.))` keeps of images, the mean of each 2x2 block: a projection."""
+    """The projection `up(down(.))`: the mean of each 2x2 block."""
     return up(down(images))
 
 

@@ -1,12 +1,12 @@
-"""The ladder: stages, their noise levels, and where they lie on the noise range.
+"""The ladder: stages, and their intervals of noise levels.
 
-Stage i runs at side H / 2^(K-1-i), from the noise level at which the jump (`scales`) leaves it down to e_i. Any ends
-e_0 > e_1 > ... > e_(K-1) = 0 make a ladder; uniform ones are e_i = 1 - (i+1)/K. A ladder with K = 1 goes from 1 to 0 at
-full resolution: the ordinary diffusion decoder.
+Stage i runs at side H / 2^(K-1-i), from the noise level after the jump (`scales`) down to e_i. Any ends e_0 > e_1 > ...
+> e_(K-1) = 0 make a ladder; uniform ones are e_i = 1 - (i+1)/K. A ladder with K = 1 goes from 1 to 0 at full
+resolution: the ordinary diffusion decoder.
 
-Which ends. A latent leaves open a residual of standard deviation r_i at the scale of stage i. A state whose noise is
-far above r_i says nothing that the latent does not say, and one far below leaves nothing to draw: a stage works at
-levels from about 3 r_i down to below r_i. `proposed_ends` turns measured residuals into ends.
+Choosing the ends. A latent leaves open a residual of standard deviation r_i at the scale of stage i. A state with noise
+far above r_i adds nothing to the latent, and one with noise far below leaves nothing to draw: a stage works at levels
+from about 3 r_i down to below r_i. `proposed_ends` turns measured residuals into ends.
 
 Reference: Pyramidal Flow Matching (Jin et al., 2024), section 3.2, https://arxiv.org/abs/2410.05954
 """
@@ -44,14 +44,14 @@ class Stage:
     coordinate_end: float
     """Global noise coordinate at u = 0."""
     residual: float | None = None
-    """Standard deviation of what the latent leaves open at this scale, on [-1, 1]; None if it was not measured."""
+    """Standard deviation of the residual of the latent at this scale, on [-1, 1]; None if it was not measured."""
 
     @property
     def time_shift(self) -> float:
         """How much denser grids of local times are at low noise: u <- shift u / (1 + (shift - 1) u).
 
-        Half of the steps lie below the level at which the noise meets the residual, or twice `t_end` where that is
-        higher. 1, equal steps, where the middle of the stage lies below that already or the residual is not known.
+        Half of the steps lie below the noise level of the residual, or below twice `t_end` if that is higher. 1, equal
+        steps, if the middle of the stage lies below that already or the residual is unknown.
         """
         if self.residual is None:
             return 1.0
@@ -89,12 +89,12 @@ class StageSchedule:
     def from_ends(
         cls, ends: Sequence[float], *, gamma: float = MAX_GAMMA, residuals: Sequence[float] | None = None
     ) -> "StageSchedule":
-        """Stages that end at given noise levels; each but the first starts where the jump leads.
+        """Stages that end at given noise levels; each but the first starts at the end of the jump.
 
         Args:
             ends: Noise levels in [0, 1), falling, the last one 0; one for each stage.
             gamma: In-block correlation of the noise that a jump adds.
-            residuals: Standard deviation that the latent leaves open at the scale of each stage, if measured.
+            residuals: Standard deviations of the residual of the latent at the scale of each stage, if measured.
 
         Raises:
             ValueError: If the ends do not fall to 0, there are not as many residuals, one of them is not positive, or
@@ -146,11 +146,11 @@ def check_ends(ends: Sequence[float]) -> None:
 
 
 def proposed_ends(residuals: Sequence[float]) -> list[float]:
-    """Ends of stages, from the standard deviation that the latent leaves open at the scale of each.
+    """Ends of stages, from the residual of the latent at the scale of each.
 
-    The stage after an end e starts at about 2 e and shall start above 3 r of its scale; the stage before it shall end
-    below r of its own. The end in the middle (geometric mean) of both is e_i = (r_i 1.5 r_(i+1))^(1/2). Where these do
-    not fall by a factor of at least 1.5, the nearest ends that do are taken (least squares in log e).
+    The stage after an end e starts at about 2 e, which should be above 3 r of its scale; the stage before should end
+    below r of its own. The geometric mean of both is e_i = (r_i 1.5 r_(i+1))^(1/2). Where these do not fall by a factor
+    of at least 1.5, the nearest ends that do are taken (least squares in log e).
 
     Args:
         residuals: Coarse first, positive; one for each stage.

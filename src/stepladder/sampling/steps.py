@@ -1,26 +1,26 @@
-"""How a step is taken: from x at local time u to x at u' < u, with what a denoiser says.
+"""How a step is taken: from x at local time u to x at u' < u, given a denoiser.
 
     euler       x + (u' - u) w(x, u)                                one evaluation, error of a stage ~ 1/N
     heun        x + (u' - u) (w(x, u) + w(x', u')) / 2              two evaluations, error ~ 1/N^2; x' is Euler's point
     ancestral   m(u', X) + t' (c n + (1 - c^2)^(1/2) z)             one evaluation, and fresh noise z
 
-w is the velocity, and n the noise, that the clean image X implies; t and t' are the noise levels at u and u', and
-m(u, X) what x_u holds of the image. Euler and Heun follow the one curve that leads from a noise to an image. Ancestral
-steps replace a part of the noise,
+w is the velocity, and n the noise, that the clean image X implies; t and t' are the noise levels at u and u', and m(u,
+X) is the part of X in x_u. Euler and Heun follow the one curve that leads from a noise to an image. Ancestral steps
+replace part of the noise,
 
     c = t' (1 - t) / (t (1 - t'))
 
-which at K = 1 is the posterior of x at u' given x at u and X, the DDPM step. Fresh noise corrects what earlier steps
-did wrong, at the price of errors of its own when steps are few.
+which at K = 1 is the posterior of x at u' given x at u and X, the DDPM step. Fresh noise corrects errors of earlier
+steps, but adds errors of its own when steps are few.
 
 The step to a noise level of 0 ends at the clean image, whatever the kind.
 
-Texture. The first evaluation of a stage says what is known: the mean of all images that may be meant. The last one is
-one of them. The dial goes from the one to the other, at every stage,
+Texture. The first evaluation of a stage gives the mean of all images that fit the latent; the last one gives one of
+them. Texture moves between the two, at every stage,
 
     X <- X_first + texture (X - X_first),    x <- x + (1 - e) (X' - X)
 
-so that the state that goes on holds the image that is shown. PSNR is best at 0; how an image looks, in between.
+so that the next stage continues from the image that is shown. PSNR is best at 0; images look best in between.
 
 References: Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), section 3 (Heun),
 https://arxiv.org/abs/2206.00364; Denoising Diffusion Probabilistic Models (Ho et al., 2020), equation 7,
@@ -47,7 +47,7 @@ __all__ = ["EULER", "SamplerConfig", "SamplerKind", "Span", "evaluation_times", 
 SamplerKind = Literal["euler", "heun", "ancestral"]
 
 Evaluate: TypeAlias = Callable[[Tensor, Tensor], Denoised]
-"""What the denoiser of a stage says of (x, u)."""
+"""Evaluates the denoiser of a stage at (x, u)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,10 @@ class SamplerConfig:
     kind: SamplerKind = "euler"
     """`euler`; `heun`, with two evaluations a step; or `ancestral`, which draws fresh noise in every step."""
     texture: float = 1.0
-    """From 0, what is known, to 1, one of the images that may be meant. No change where a stage takes one step."""
+    """From 0, the mean, to 1, one of the images that fit. No effect where a stage takes one step."""
     shift: tuple[float, ...] | None = None
     """How much denser local times are at low noise, below 1 for denser: one number for all stages, or one for each.
-    None for what the residual of each stage asks for."""
+    None for the shift of each stage's residual."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SamplerKind):
@@ -77,7 +77,7 @@ class SamplerConfig:
         """The time shift of each stage.
 
         Raises:
-            ConfigError: If there are not as many as stages.
+            ConfigError: If there is not one for each stage.
         """
         if self.shift is None:
             return tuple(stage.time_shift for stage in schedule.stages)
@@ -89,13 +89,13 @@ class SamplerConfig:
         return self.shift if len(self.shift) > 1 else self.shift * schedule.num_stages
 
     def __str__(self) -> str:
-        """What is not ordinary about it: `heun, texture 0.75`; empty for plain Euler steps."""
+        """Its settings other than the defaults: `heun, texture 0.75`; empty for plain Euler steps."""
         shift = f"shift {','.join(f'{value:g}' for value in self.shift)}" if self.shift else ""
         texture = f"texture {self.texture:g}" if self.texture < 1 else ""
         return ", ".join(filter(None, ("" if self.kind == "euler" else self.kind, texture, shift)))
 
     def as_dict(self) -> dict[str, Any]:
-        """As reports say it."""
+        """As in reports."""
         shift = None if self.shift is None else list(self.shift)
         return {"sampler": self.kind, "texture": self.texture, "shift": shift}
 
@@ -120,7 +120,7 @@ class Span:
     u: Float[Tensor, " b"]
     """Local time at which it begins."""
     u_next: Float[Tensor, " b"]
-    """Local time at which it ends, where there is noise yet."""
+    """Local time at which it ends, above noise level 0."""
     length: Float[Tensor, " b"]
     """u_next - u, below 0."""
 
@@ -133,13 +133,13 @@ def step(
     evaluate: Evaluate,
     generators: Generators | None,
 ) -> tuple[Float[Tensor, "b c h w"], Denoised]:
-    """Takes a step; returns the new state, and what the last evaluation said.
+    """Takes a step; returns the new state, and the result of the last evaluation.
 
     Args:
         kind: Of step.
         x: The state where it begins.
-        found: What the denoiser says of it.
-        span: From where to where.
+        found: Result of the denoiser there.
+        span: Its local times.
         evaluate: The denoiser, for a further evaluation.
         generators: One for each image, for fresh noise; only ancestral steps draw.
     """
@@ -166,11 +166,11 @@ def step(
 def textured(
     first: Denoised, last: Denoised, x: Float[Tensor, "b c h w"], stage: Stage, texture: float
 ) -> tuple[Float[Tensor, "b c h w"], Denoised]:
-    """The end of a stage, state and what was said last, with a share of the texture that its steps drew.
+    """The state and result at the end of a stage, with a share of the texture that its steps drew.
 
     Args:
-        first: What the first evaluation of the stage said.
-        last: What the last one said.
+        first: Result of the first evaluation of the stage.
+        last: Result of the last one.
         x: The state at the end of the stage.
         stage: Which stage.
         texture: In [0, 1].

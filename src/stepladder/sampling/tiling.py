@@ -1,14 +1,13 @@
-"""Large images in overlapping tiles: a network takes the memory of a tile, and the image stays the same.
+"""Large images in overlapping tiles: a network needs the memory of a tile, and the image stays the same.
 
 The tiles lie edge to edge; around each, the network sees a margin of m more pixels (`stepladder.tiles`).
 
-What a convolutional network says of a pixel depends on the pixels within some radius r alone, and on those far away
-hardly at all. With m >= r, what is kept of each tile is what the network says of the whole image, up to rounding; with
-the smaller m for which networks ask, up to far less than a step of 8 bits. So there is nothing to blend, and no seam.
-At a border of the image there is no margin: zero padding acts there as it does on the whole.
+The output of a convolutional network at a pixel depends only on pixels within some radius r, and hardly on the distant
+ones among them. With m >= r, the kept part of each tile equals the output on the whole image, up to rounding; with the
+smaller margins of networks, up to far less than a step of 8 bits. So there is nothing to blend, and no seam. At a
+border of the image there is no margin: zero padding acts there as on the whole image.
 
-Nothing random happens in a tile. The noise of an image is drawn for all of it, so that a seed means the same image
-however it is cut.
+Noise is drawn for the whole image, not in tiles, so a seed gives the same image however it is cut.
 """
 
 from collections.abc import Callable
@@ -24,10 +23,10 @@ __all__ = ["in_tiles", "tiled"]
 
 
 def tiled(denoiser: SpatialDenoiser, side: int, margin: int) -> Denoiser:
-    """The denoiser that looks at large stages in tiles.
+    """The denoiser that evaluates large stages in tiles.
 
-    The first stage of a ladder, which is small, is never tiled: there the denoiser sees the image as a whole. A ladder
-    with K = 1 has no such stage, and its only one is tiled.
+    The first stage of a ladder, which is small, is never tiled: there the denoiser sees the whole image. A ladder with
+    K = 1 has only one stage, which is tiled.
 
     Args:
         denoiser: Of which parts answer for parts of the image.
@@ -54,7 +53,7 @@ def tiled(denoiser: SpatialDenoiser, side: int, margin: int) -> Denoiser:
 def in_tiles(
     network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], *, side: int, margin: int
 ) -> Float[Tensor, "b d h2 w2"]:
-    """What a network of images says of them, on a grid of its own, tile by tile.
+    """The output of a network of images, tile by tile; it may be on a grid of its own.
 
     Args:
         network: Of which parts answer for parts of the image.

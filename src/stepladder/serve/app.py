@@ -44,7 +44,7 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
-    """What a server decodes with, and how much it takes on."""
+    """Configuration of a server: model, limits, batches."""
 
     name: str
     """Of the model, as it is shown."""
@@ -59,7 +59,7 @@ class ServeConfig:
     queue: int = 64
     """Most images that wait, and most requests that are worked on."""
     wait: float = 0.005
-    """Seconds that an idle server waits for company of the first image."""
+    """Seconds that an idle server waits for more images after the first."""
     patience: float = 30.0
     """Seconds in which the body of a request must arrive."""
 
@@ -86,7 +86,7 @@ def application(tokenizer: Tokenizer, config: ServeConfig) -> Starlette:
 
 
 def serve(tokenizer: Tokenizer, config: ServeConfig, *, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serves until the process is asked to end; requests that are under way are answered first.
+    """Serves until the process is asked to end; requests in progress are answered first.
 
     Args:
         tokenizer: Decodes, where it is.

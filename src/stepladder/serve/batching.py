@@ -1,8 +1,8 @@
-"""Decoding together what arrives together: one queue, one worker, images of one shape in a batch.
+"""Batching of requests: one queue, one worker, images of one shape in a batch.
 
 Each image waits by itself, so that requests of many images and of one share batches. While a batch is decoded the next
-one gathers; a worker that was idle waits a moment for company. A batch that fails is decoded image by image, so that no
-request fails for what stood beside it.
+one gathers; an idle worker waits a moment for more images. A batch that fails is decoded image by image, so that no
+request fails because of another.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ __all__ = ["Batcher", "Tally"]
 
 @dataclass(slots=True)
 class Tally:
-    """What a server did so far."""
+    """Counters of a server."""
 
     answers: dict[int, int] = field(default_factory=dict)
     """How many with each status."""
@@ -72,7 +72,7 @@ class Batcher:
             batch: Most images in a batch.
             cells: Most latent cells in a batch of several images, which bounds its memory.
             queue: Most images that wait.
-            wait: Seconds that an idle worker waits for company.
+            wait: Seconds that an idle worker waits for more images.
             tally: Where batches are counted.
         """
         self._decode = decode

@@ -2,32 +2,55 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from stepladder.data import CropConfig, ImageStream, open_pairs, open_source, stream_pieces, training_loader
+from stepladder.data import (
+    CodedImages,
+    CropConfig,
+    ImageStream,
+    open_pairs,
+    open_source,
+    stream_pieces,
+    training_loader,
+)
 from stepladder.training.config.run import DataConfig
 
-__all__ = ["ResumableBatches", "image_batches", "next_batch", "to_device"]
+__all__ = ["Batch", "Batches", "Places", "ResumableBatches", "image_batches", "next_batch", "to_device"]
+
+
+Batch: TypeAlias = Tensor | CodedImages
+"""A batch: images, images with their latents, or any other tensor that an objective takes."""
+
+Places: TypeAlias = dict[str, dict[str, int]]
+"""Where streams are, by lane."""
+
+
+class Batches(Protocol):
+    """Endless batches of one process."""
+
+    def __call__(self, *, start_batch: int, process_index: int, num_processes: int) -> Iterator[Batch]:
+        """The batches of a process from number `start_batch` on; a function of these three."""
+        ...
 
 
 @runtime_checkable
 class ResumableBatches(Protocol):
-    """Batches whose place is no function of their number: a checkpoint holds it."""
+    """Batches whose position does not follow from their number, so that a checkpoint stores it."""
 
-    def state(self) -> dict[str, Any]:
-        """Where they are, after those that came out; the states of all processes make one."""
+    def state(self) -> Places:
+        """The position after the last batch; the states of all processes together make one."""
         ...
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Goes on from the state of all processes, before the first batch."""
+    def go_on(self, state: Places) -> None:
+        """Continues from the state of all processes; called before the first batch."""
         ...
 
 
-def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Any]]:
+def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: int) -> Callable[..., Iterator[Batch]]:
     """Opens the images of a run.
 
     Args:
@@ -52,14 +75,14 @@ def image_batches(data: DataConfig, *, crop: CropConfig, batch_size: int, seed: 
 
 
 @record_function("data")
-def next_batch(stream: Iterator[Any]) -> Any:
+def next_batch(stream: Iterator[Batch]) -> Batch:
     """Waits for the next batch."""
     return next(stream)
 
 
 @record_function("copy")
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Copies a batch to where it is needed, images with their channels last; a pinned one while other work goes on."""
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Copies a batch to the device, images with their channels last; a pinned batch is copied asynchronously."""
     if not isinstance(batch, Tensor):
         return batch.to(device)
     if batch.ndim == 4:

@@ -1,4 +1,4 @@
-"""From a batch to images and their latents: encoded, or as they stood beside the images in files."""
+"""From a batch to images and their latents, which are encoded or come from files."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ __all__ = ["coded", "raw_latents"]
 def coded(
     tokenizer: Tokenizer, batch: Float[Tensor, "b 3 H W"] | CodedImages, generator: torch.Generator | None = None
 ) -> tuple[Float[Tensor, "b 3 H W"], BottleneckOutput]:
-    """Images in [-1, 1] of sides that fit, and what the bottleneck makes of their features.
+    """Images in [-1, 1] of sides that fit, and the output of the bottleneck.
 
     Args:
         tokenizer: Encodes, where the batch holds no latents.

@@ -23,7 +23,7 @@ _COLOURS = ("#4f46e5", "#ea580c", "#059669", "#db2777", "#0284c7", "#a16207", "#
 
 
 def chart(title: str, series: Mapping[str, Points], *, linear: bool = False) -> str:
-    """A figure with a curve for each series; empty where none says anything.
+    """A figure with a curve for each series; empty if there is no data.
 
     Args:
         title: Above the curves.

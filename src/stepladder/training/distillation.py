@@ -1,10 +1,10 @@
 """Distillation runs: a many-step teacher, and a student that takes each scale in one network evaluation.
 
-The student is the teacher's twin and starts from its weights (those that were exported: the averaged ones). Encoder and
+The student has the teacher's network and starts from its exported weights, which are averaged ones. Encoder and
 bottleneck are shared and frozen; the teacher stays in evaluation mode. The mathematics is in `losses.distillation` and
 `losses.adversarial`.
 
-A teacher may be guided. The student is not: what it learns is where guidance leads, and it looks once, with the latent.
+A teacher may be guided. The student is not: it learns the guided result in one evaluation, with the latent.
 """
 
 from collections.abc import Callable, Iterable
@@ -69,7 +69,7 @@ def distill(
 
     Raises:
         CheckpointError: If the teacher cannot be loaded.
-        ConfigError: If it shall be guided, and has no null latent.
+        ConfigError: If it is to be guided, and has no null latent.
         OutputError: If the folder holds another run, or cannot be written.
         DataError: If the data cannot be used.
         TrainingError: If the loss stops being finite.
@@ -105,7 +105,7 @@ def _open_encoder(student: Tokenizer, config: DistillConfig) -> None:
 
 
 def make_student(teacher: Tokenizer) -> Tokenizer:
-    """A twin of the teacher with its weights, that takes one step per scale, without guidance."""
+    """A copy of the teacher that takes one step per scale, without guidance."""
     student = Tokenizer(replace(teacher.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
     student.load_state_dict(teacher.state_dict())
     return student
@@ -190,9 +190,9 @@ class RegressObjective(_DistillationObjective):
 class AdversarialObjective(_DistillationObjective):
     """Teacher, feature network and discriminator judge what the student decodes.
 
-    The losses on the image are balanced where they meet, at the image: each sends its gradient there, and one backward
-    pass carries their sum through the student. Discriminator and student learn from the same batch; the heads see the
-    image without its history, and the student sees the heads as constants.
+    The losses are balanced at the image: each gives its gradient there, and one backward pass carries their sum through
+    the student. Discriminator and student learn from the same batch; the heads see a detached image, and the student
+    sees the heads as constants.
     """
 
     features: FeaturePyramid

@@ -1,8 +1,8 @@
-"""Moving average of weights, warmed up so that a short run's average is not mostly its initial weights.
+"""Moving average of weights, whose warm-up keeps the initial weights from dominating a short run.
 
 decay(n) = min(d, (1 + n) / (10 + n))    after n steps
 
-It is own code, because AveragedModel of torch 2.13 reads a counter back from the device at every update.
+It replaces AveragedModel of torch 2.13, which reads a counter back from the device at every update.
 """
 
 import copy
@@ -29,7 +29,7 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the model after step `step`, from 0; the first one replaces the initial weights."""
+        """Updates the average after step `step`, from 0; the first update replaces the initial weights."""
         averages: list[Tensor] = list(self.module.parameters())
         values: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(averages, values, 1 - ema_decay(step, self.limit) if step else 1.0)

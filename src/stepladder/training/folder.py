@@ -1,6 +1,6 @@
 """The folder of a run: one run at a time, and only the run that it belongs to.
 
-    config.json        the resolved configuration, which repeats the run
+    config.json the resolved configuration, to repeat the run
     changes.jsonl      what a resume changed of it, by step
     environment.json   hardware, versions, commit, measured peak and operations of a step
     records.jsonl      numbers of the run
@@ -10,8 +10,8 @@
     checkpoints/       the newest states, for --resume
     model/             the averaged weights, loadable by `Tokenizer.from_pretrained`
 
-A run resumes with the configuration that it began with: another seed, batch size or rate would make it a run that
-nothing repeats. What may change beside the steps is what is written, shown and computed by, not what is learnt.
+A run resumes with its original configuration: with another seed, batch size or rate nothing could repeat it. Apart from
+the number of steps, only settings that do not affect what is learnt may change.
 """
 
 import contextlib

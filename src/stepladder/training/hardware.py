@@ -1,4 +1,4 @@
-"""What a run asks of the machine: compiled networks, activations computed again, operations counted."""
+"""Compilation, recomputed activations, precision, and counted operations of a run."""
 
 import copy
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -8,6 +8,7 @@ import torch
 from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import ConfigError
 from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
+from stepladder.training.batches import Batch
 from stepladder.training.config import RunConfig
 from stepladder.training.objective import Objective
 
@@ -20,17 +21,17 @@ and without: 8 stages (the most) x 2 networks x 2, twice over."""
 
 @runtime_checkable
 class Recomputing(Protocol):
-    """A network that may compute its activations again instead of keeping them, where it can."""
+    """A network that can recompute its activations instead of storing them."""
 
     can_checkpoint: ClassVar[bool]
     checkpointing: bool
 
 
 def recomputing(objective: Objective, config: RunConfig) -> list[Recomputing]:
-    """The networks that shall compute their activations again instead of keeping them.
+    """The networks that should recompute their activations instead of storing them.
 
     Raises:
-        ConfigError: If that is asked for, and there are none that can.
+        ConfigError: If that is configured, and no network can.
     """
     if not config.gradient_checkpointing:
         return []
@@ -46,21 +47,21 @@ def recomputing(objective: Objective, config: RunConfig) -> list[Recomputing]:
 
 
 def compile_networks(objective: Objective) -> None:
-    """Compiles each network for every shape that it meets, a stage for itself."""
+    """Compiles each network for every shape, each stage separately."""
     torch._dynamo.config.recompile_limit = max(_RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
     for network in objective.networks():
         network.compile(dynamic=False)
 
 
 def precision_on(device: torch.device, config: RunConfig) -> Literal["no", "bf16"]:
-    """What a run computes in on a device."""
+    """The precision of a run on a device."""
     if config.precision != "auto":
         return config.precision
     return "bf16" if has_fast_bfloat16(device) else "no"
 
 
-def environment(objective: Objective, config: RunConfig, example: Any, processes: int) -> dict[str, Any]:
-    """What a run runs on, and the operations that it asks for."""
+def environment(objective: Objective, config: RunConfig, example: Batch, processes: int) -> dict[str, Any]:
+    """Hardware and versions of a run, and its operations."""
     precision = precision_on(example.device, config)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return describe_environment(example.device) | {
@@ -71,7 +72,7 @@ def environment(objective: Objective, config: RunConfig, example: Any, processes
     }
 
 
-def _training_flops(objective: Objective, example: Any) -> float:
+def _training_flops(objective: Objective, example: Batch) -> float:
     """Operations of forward and backward for one item, on a copy that is then thrown away.
 
     In evaluation mode: the main process counts alone, and a codebook in training mode waits for the others.

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM in a run: the step that is under way ends, a checkpoint is written, then the signal does its work.
+"""Ctrl-C and SIGTERM in a run: the current step ends, a checkpoint is written, then the signal takes effect.
 
-The first signal only makes a note. A second one does what it would have done without this: it ends the process at once.
+The first signal is only noted. A second one ends the process at once, as usual.
 """
 
 import signal

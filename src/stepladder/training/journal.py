@@ -1,12 +1,13 @@
-"""What the main process writes down of a run as it goes: records, pictures, both for a tracker, and the report."""
+"""What the main process writes during a run: records and pictures, also to a tracker, and the report."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 from torch import nn
 
 from stepladder.images import save_png
+from stepladder.training.batches import Batch
 from stepladder.training.folder import RunFolder
 from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
 from stepladder.training.report import Report
@@ -16,14 +17,14 @@ __all__ = ["Journal", "Validation"]
 
 
 class Validation(Protocol):
-    """How a model is judged in the course of a run."""
+    """How a model is evaluated during a run."""
 
     def due(self, step: int) -> bool:
-        """Whether it is, after so many steps; at 0, before the first."""
+        """Whether to evaluate after this many steps; 0 is before the first."""
         ...
 
-    def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
-        """Judges the averaged model, given a batch of the training: numbers, and a picture if there is one."""
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
+        """Evaluates the averaged model, given a training batch: numbers, and a picture if there is one."""
         ...
 
 
@@ -49,13 +50,13 @@ class Journal:
         self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
-    def look_at_the_start(self, model: nn.Module, example: Any) -> None:
-        """Judges a new run before its first step: what cannot be judged shows now, not hours later."""
+    def look_at_the_start(self, model: nn.Module, example: Batch) -> None:
+        """Evaluates a new run before its first step, so that failures show now and not hours later."""
         if self._step == 0:
             self.validate(model, example, 0)
 
-    def validate(self, model: nn.Module, batch: Any, step: int) -> Findings | None:
-        """Judges the averaged model where that is due, and writes the picture if there is one."""
+    def validate(self, model: nn.Module, batch: Batch, step: int) -> Findings | None:
+        """Evaluates the averaged model when that is due, and writes the picture if there is one."""
         if self._file is None or not self._validation.due(step):
             return None
         with self.means.paused():
@@ -66,7 +67,7 @@ class Journal:
         return findings
 
     def record(self, step: int, rate: float, findings: Findings | None, *, last: bool) -> None:
-        """Writes a line, of the means since the last one; the report with it where there is news, or it is the last."""
+        """Writes the means since the last record; also the report, if there are findings or it is the last record."""
         record = self.means.record(
             step=step,
             steps=self._folder.config.steps,

@@ -19,7 +19,7 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
 from stepladder.tokenizer import Tokenizer
-from stepladder.training.batches import image_batches
+from stepladder.training.batches import Batch, image_batches
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.folder import RunFolder
 from stepladder.training.loop import Task, fit
@@ -131,13 +131,13 @@ def draw_dropped(
 ) -> Bool[Tensor, " b"] | None:
     """Which images of a batch are decoded without their latent; None for a network that has no null latent.
 
-    With one, the answer is never None, not even for a share of 0: so the null latent is part of every batch and gets a
-    gradient, if of zero, as processes that average gradients expect of each parameter.
+    With one, the result is never None, not even for a share of 0. So the null latent is part of every batch and gets a
+    gradient, even if zero, because processes that average gradients need one for each parameter.
 
     Args:
         network: Which decodes.
         latent: The batch.
-        share: Of the images that are dropped, in the mean; the number in a batch differs from it by less than 1.
+        share: Mean share of images that are dropped; the number in a batch differs from it by less than 1.
         generator: Needed for a share above 0.
     """
     if not network.guidable:
@@ -148,7 +148,7 @@ def draw_dropped(
     return (uniform(latent.shape[0], generator) < share).to(latent.device)
 
 
-def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Tensor | CodedImages:
+def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Batch:
     side = config.data.crop.size
     image = torch.zeros(1, 3, side, side)
     if not config.data.latents:

@@ -2,8 +2,8 @@
 
     for step: batches -> loss -> backward -> clip -> optimise -> average -> save -> validate -> record
 
-What is learnt is an `Objective`; how its averaged model is judged and exported is handed in beside it. The loop knows
-of no tokenizer: the prior of `examples/generation` trains in it, too.
+An `Objective` is trained; a task also says how to evaluate and export its averaged model. The loop does not depend on
+tokenizers: the prior of `examples/generation` trains in it, too.
 """
 
 import logging
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -23,7 +22,7 @@ from torch.profiler import record_function
 
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
-from stepladder.training.batches import ResumableBatches, next_batch, to_device
+from stepladder.training.batches import Batch, Batches, Places, ResumableBatches, next_batch, to_device
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
@@ -35,31 +34,23 @@ from stepladder.training.records import StepRecord
 from stepladder.training.state import RunState, load_state, save_state
 from stepladder.training.trackers import check_tracker, start_tracker
 
-__all__ = ["Batches", "Task", "fit", "learning_rate"]
+__all__ = ["Task", "fit", "learning_rate"]
 
 _log = logging.getLogger(__name__)
 
 
-class Batches(Protocol):
-    """Endless batches of one process, a function of their place: tensors, or what has a method `to(device)`."""
-
-    def __call__(self, *, start_batch: int, process_index: int, num_processes: int) -> Iterator[Any]:
-        """The batches of a process from number `start_batch` on."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run learns, from what, and what it leaves."""
+    """An objective, its data, and what becomes of the model."""
 
     objective: Objective
-    """The model and its loss; on every process with the same weights, those that a new run starts from."""
+    """The model and its loss, with the initial weights of a new run, the same on every process."""
     batches: Batches
     """What it learns from."""
-    example: Any
+    example: Batch
     """A batch of one item, of which the operations are counted."""
     validation: Validation
-    """How the averaged model is judged, by the main process."""
+    """Evaluates the averaged model, in the main process."""
     export: Callable[[nn.Module, Path], object]
     """Writes the averaged model to the folder of the run."""
 
@@ -74,7 +65,7 @@ def fit(
 ) -> None:
     """Trains the model of a task, from the newest checkpoint in the folder on, and exports it there.
 
-    A run that goes on is bit for bit one that was never interrupted. Ctrl-C and SIGTERM leave a checkpoint.
+    A resumed run gives bit for bit the result of an uninterrupted one. Ctrl-C and SIGTERM leave a checkpoint.
 
     Args:
         task: What is learnt.
@@ -145,7 +136,7 @@ class _Run:
     groups: list[OptimiserGroup]
     optimiser: torch.optim.Optimizer
     ema: MovingAverage
-    places: dict[str, Any]
+    places: Places
     """Where the streams of all processes were at the checkpoint."""
 
     @property
@@ -166,7 +157,7 @@ class _Run:
         """The model with averaged weights: what is judged and exported."""
         return self.ema.module
 
-    def synchronised(self, last: bool) -> AbstractContextManager[Any]:
+    def synchronised(self, last: bool) -> AbstractContextManager[object]:
         """Gradients of accumulated batches are averaged over processes once, with the last of them."""
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
@@ -210,8 +201,8 @@ def _processes() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def _start(run: _Run, example: Any) -> int:
-    """Takes over the checkpoint, if there is one, writes down what runs, and hands all to accelerate; the step."""
+def _start(run: _Run, example: Batch) -> int:
+    """Loads the checkpoint, if there is one, describes the run, and prepares everything for accelerate; the step."""
     step = _restore(run)
     if run.main:
         processes = run.accelerator.num_processes
@@ -261,7 +252,7 @@ def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord]
     )
 
 
-def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Any]:
+def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Batch]:
     """The batches of this process from a step on."""
     stream = batches(
         start_batch=step * run.config.accumulate,
@@ -283,7 +274,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
 
 
 @record_function("forward")
-def _forward(run: _Run, batch: Any, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+def _forward(run: _Run, batch: Batch, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
     loss, parts = run.wrapped(batch, seed, progress)
     return loss, parts
 
@@ -295,7 +286,7 @@ def _backward(run: _Run, loss: Tensor) -> None:
 
 @record_function("clip")
 def _clip(run: _Run) -> dict[str, Tensor]:
-    """Clips the gradient of each part, the discriminator's apart from the model's; the norms before."""
+    """Clips the gradients of model and discriminator separately; returns the norms before."""
     parts: dict[str, list[nn.Parameter]] = {}
     for group in run.groups:
         parts.setdefault(group.part, []).extend(group.parameters)
@@ -307,7 +298,7 @@ def _clip(run: _Run) -> dict[str, Tensor]:
 
 @record_function("optimise")
 def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
-    """Takes a step, unless a gradient is not finite; whether it did.
+    """Takes a step, unless a gradient is not finite; returns whether it did.
 
     The fused optimiser decides that on the device: the host runs ahead of it, and asks only when it writes a record.
     """
@@ -324,7 +315,7 @@ def _average(run: _Run, step: int) -> None:
     run.ema.update(run.objective.model, step)
 
 
-def _save(run: _Run, step: int, stream: Iterator[Any]) -> None:
+def _save(run: _Run, step: int, stream: Iterator[Batch]) -> None:
     mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
     everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
     if run.main:

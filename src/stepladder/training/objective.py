@@ -1,21 +1,23 @@
-"""What a run learns, as one module: whatever gradients flow through is inside its forward.
+"""The contract of what a run learns: a module whose forward holds everything that gradients flow through.
 
-Several processes average gradients in the hooks of the wrapper around this module, and those run only when its forward
-is called: a call that goes around the wrapper would silently train each process on its own.
+With several processes, hooks of a wrapper around this module average gradients. They run only when its forward is
+called: a call that bypasses the wrapper would silently train each process separately.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepladder.training.batches import Batch
+
 __all__ = ["Objective", "ObjectiveLoss", "OptimiserGroup", "batch_seed"]
 
 ObjectiveLoss: TypeAlias = tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]
-"""What gradients are taken of, and the losses by the names that records give them; "total" among them."""
+"""The loss to minimise, and all losses by their names in records, including "total"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,11 @@ class OptimiserGroup:
     relative_rate: float = 1.0
     """Scale of the configured learning rate."""
     part: Literal["model", "discriminator"] = "model"
-    """What they belong to; gradients of one part are clipped together, and apart from those of the other."""
+    """The part they belong to; gradients are clipped separately for each part."""
 
 
 class Objective(nn.Module, ABC):
-    """A model, what teaches it, and their loss. The training loop knows no more of either."""
+    """A model and its loss: all that the training loop needs."""
 
     def __init__(self, model: nn.Module) -> None:
         """Holds what is trained, averaged, validated and exported.
@@ -42,21 +44,21 @@ class Objective(nn.Module, ABC):
         self.model = model
 
     @abstractmethod
-    def forward(self, batch: Any, seed: int, progress: float) -> ObjectiveLoss:
+    def forward(self, batch: Batch, seed: int, progress: float) -> ObjectiveLoss:
         """The loss of a batch.
 
         Args:
-            batch: What the batches of the run hold.
+            batch: From the batches of the run.
             seed: All noise and times follow from it.
             progress: Share of the run that is over, in [0, 1).
         """
 
     def optimiser_groups(self) -> list[OptimiserGroup]:
-        """All that learns."""
+        """Everything that is trained."""
         return [OptimiserGroup([p for p in self.model.parameters() if p.requires_grad])]
 
     def discriminator(self) -> nn.Module | None:
-        """What learns beside the model: kept in checkpoints, not exported."""
+        """A module that is trained with the model: stored in checkpoints, not exported."""
         return None
 
     def frozen(self) -> Iterable[nn.Module]:
@@ -67,7 +69,7 @@ class Objective(nn.Module, ABC):
         """Parts that are worth compiling."""
         return (self.model,)
 
-    def load_model(self, weights: Mapping[str, Any]) -> None:
+    def load_model(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over the weights of a checkpoint.
 
         Raises:
@@ -85,7 +87,7 @@ class Objective(nn.Module, ABC):
 
 
 def batch_seed(seed: int, step: int, micro_batch: int, process: int) -> int:
-    """Seed of all that is random in one batch of one process; a function of its place, so a resume draws the same."""
+    """Seed of one batch of one process; a function of its position, so a resume draws the same."""
     mixed = seed
     for number in (step, micro_batch, process):
         mixed = (mixed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63

@@ -1,8 +1,8 @@
 """Where the time of a training step goes.
 
-The loop names the parts of a step for torch's profiler. A profile takes a few steps of a run as it would be, warm-up
-left out, and says for each part how long the host was in it and how long the device worked on what it started. What is
-left of a step is what stands between the parts: records, the loop itself, and on an accelerator waiting for it.
+The loop names the parts of a step for torch's profiler. A profile takes a few steps of a run, after a warm-up, and
+reports for each part the time of the host and of the device. The rest of a step is between the parts: records, the loop
+itself, and waiting for an accelerator.
 """
 
 import os
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """A step, taken apart."""
+    """The parts of a step."""
 
     device: str
     steps: int
@@ -72,7 +72,7 @@ class StepProfile:
 def profile_steps(
     run: Callable[..., object], *, images_per_step: int, on_record: Callable[[StepRecord], None] = lambda _: None
 ) -> StepProfile:
-    """Takes a few steps of a run in a temporary folder, and takes them apart.
+    """Profiles a few steps of a run in a temporary folder.
 
     Args:
         run: Takes a folder, `stop_after` and `on_record`.

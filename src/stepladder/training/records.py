@@ -34,10 +34,10 @@ class StepRecord:
     loss: float | None
     """Sum of the weighted losses; of the model, where a discriminator learns beside it."""
     losses: dict[str, float]
-    """Each loss by name, before its weight; those of stages end in the stage, coarse first. Beside them, what a
-    bottleneck says of itself, such as the perplexity of its codebook."""
+    """Each loss by name, before its weight; those of stages end in the stage, coarse first. Also statistics of the
+    bottleneck, such as the perplexity of its codebook."""
     skipped_steps: int = 0
-    """Steps since the line before that were left out, because their gradient was not finite."""
+    """Steps since the line before that were skipped because their gradient was not finite."""
     validation_psnr_db: dict[str, float] | None = None
     """PSNR of the averaged weights on the validation images, by steps per stage; 'initial' is the initial estimate,
     where the decoder makes one."""
@@ -47,7 +47,7 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found out about averaged weights, for the record of the step."""
+    """Results of evaluating averaged weights, for the record of the step."""
 
     losses: dict[str, float] | None = None
     """Losses beside those of the steps."""
@@ -62,7 +62,7 @@ _MOST_SKIPPED = 10
 
 
 class RecordFile:
-    """Appends records; on resume it drops those after the step from which the run goes on."""
+    """Appends records; on resume it drops those after the step from which the run continues."""
 
     def __init__(self, path: Path, *, step: int) -> None:
         """Opens it at `step`, the one from which the run goes on."""
@@ -119,7 +119,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 class RunningMeans:
-    """Means of what the next record will say. Validation and saving do not count as training time."""
+    """Means for the next record. Validation and saving do not count as training time."""
 
     def __init__(self, seconds: float) -> None:
         """Begins, `seconds` of training after the start of the run."""

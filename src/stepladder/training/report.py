@@ -1,7 +1,7 @@
 """`report.html`: curves and grids of a run in one file, which needs no other file and no network.
 
-It is made of what lies in the folder of the run: after a kill and a resume it holds what the records hold. While the
-run goes on, it is written anew every half minute at most, and a browser that shows it loads it again.
+It is made from the files of the run folder, so it is consistent with the records after a kill and a resume. During a
+run it is updated at most every half minute, and the browser reloads it.
 """
 
 import base64

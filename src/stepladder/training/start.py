@@ -1,10 +1,12 @@
 """Initial weights of a run."""
 
+import itertools
 import logging
 import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig
@@ -114,13 +116,16 @@ def _start_from_principal_components(tokenizer: Tokenizer, config: TrainConfig) 
             "Accepted: kind 'conv', or 'mmdit' with linear = true in both. Set that, or principal_components to false."
         )
     size = config.data.crop.size
-    data = replace(config.data, workers=0)
+    data = replace(config.data, workers=0, latents=False)
     batches = image_batches(data, crop=CropConfig(size=size), batch_size=_PRINCIPAL_BATCH, seed=config.seed)()
     cell = linear.kernel_size[0] * linear.kernel_size[1]
     enough = math.ceil(_CELLS_FOR_EACH_VALUE * 3 * cell / (_PRINCIPAL_BATCH * (size**2 // cell)))
-    images = torch.cat([next(batches) for _ in range(max(_PRINCIPAL_BATCHES, enough))])
+    images = []
+    for batch in itertools.islice(batches, max(_PRINCIPAL_BATCHES, enough)):
+        assert isinstance(batch, Tensor)
+        images.append(batch)
     channels = config.tokenizer.latent_channels
-    synthesis, mean = start_from_principal_components(linear, images, channels)
+    synthesis, mean = start_from_principal_components(linear, torch.cat(images), channels)
     if isinstance(tokenizer.bottleneck, KLBottleneck):
         # Beside components of unit variance, let the posterior start narrow: the rest of the features is log sigma^2.
         assert linear.bias is not None

@@ -3,9 +3,9 @@
 A checkpoint is a folder. It is written under a temporary name beside its place, synchronised to the disk, and only then
 renamed; older ones are removed after that. A folder with a final name is therefore always whole.
 
-What a run needs to go on bit for bit is small: weights (a discriminator's, too), their average, the optimiser and the
-step. Data order, crops, noise and learning rate are functions of (seed, step) and are not stored; of streams of shards,
-the place of each lane is.
+A run resumes bit for bit from its weights (and a discriminator's), their average, the optimiser and the step. Data
+order, crops, noise and learning rate are functions of (seed, step) and are not stored; for streams of shards, the
+position of each lane is.
 """
 
 import os
@@ -19,6 +19,7 @@ import torch
 
 from stepladder.errors import CheckpointError, OutputError
 from stepladder.files import reason
+from stepladder.training.batches import Places
 
 __all__ = ["RunState", "latest_state", "load_state", "save_state"]
 
@@ -28,16 +29,16 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """All that a run carries from step to step."""
+    """The state of a run."""
 
     step: int
     """Optimiser steps taken."""
     model: dict[str, Any]
     discriminator: dict[str, Any]
-    """What learns beside the model, in an adversarial distillation; else empty."""
+    """The discriminator of an adversarial distillation; else empty."""
     ema: dict[str, Any]
     optimiser: dict[str, Any]
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Places = field(default_factory=dict)
     """Where the streams of all processes are; empty where batches are a function of their number."""
 
 

@@ -1,18 +1,17 @@
-"""How a tokenizer is judged in the course of a run: images that it has not learnt, and what each stage adds.
+"""Evaluation of a tokenizer during a run: validation images, and the residual of each stage.
 
 The residual of a stage is the standard deviation of
 
     network(x_u)  -  the same with the network's last layers silenced
 
 over the pixels of a training batch, on [-1, 1], x_u at the noise levels of the training. Last layers start at zero, so
-a residual grows from 0; where it stays there, the stage only repeats what it is given, and its evaluation is wasted.
+a residual grows from 0; if it stays there, the stage only repeats its input, and its evaluation is wasted.
 """
 
 import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,6 +30,7 @@ from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
 from stepladder.sampling.stages import Stage
 from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.training.batches import Batch
 from stepladder.training.coding import coded
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.records import Findings, row_title
@@ -48,7 +48,7 @@ _CAPTION = 16
 
 
 class ImageValidation:
-    """Grids and PSNR of validation images every `grid_every` steps, residuals then and every few hundred steps.
+    """Grids and PSNR of validation images every `grid_every` steps; residuals then, and every few hundred steps.
 
     Args:
         config: The run.
@@ -71,8 +71,8 @@ class ImageValidation:
         records = step > 0 and step % config.log_every == 0 and step % _RESIDUALS_EVERY < config.log_every
         return self._draws(step) or step == config.steps or records
 
-    def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
-        """PSNR and grid where one is due, and residuals but before the first step, when there are none."""
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
+        """PSNR and a grid when one is due; residuals except before the first step."""
         assert isinstance(model, Tokenizer)
         residuals, quality, picture = None, None, None
         if step and self._stages:
@@ -172,7 +172,7 @@ def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
 
 @contextlib.contextmanager
 def _silenced(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Layers answer zero while this is open."""
+    """The outputs of layers are zero inside this context."""
     handles = [layer.register_forward_hook(lambda _module, _inputs, out: torch.zeros_like(out)) for layer in layers]
     try:
         yield

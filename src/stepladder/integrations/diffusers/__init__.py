@@ -5,9 +5,9 @@
     pipe.vae = ladder.autoencoder("photo")                  # a name, a folder, a hub id, or a Tokenizer
     pipe(prompt, callback_on_step_end=ladder.Previews(show=show))
 
-A pipeline that was saved with such an autoencoder loads again where this module was imported before: diffusers imports
-nothing because a file names it, and looks for `AutoencoderStepladder` and `ModelMixin` here. The names that need
-diffusers are imported when they are first used.
+A pipeline saved with such an autoencoder loads if this module is imported first: diffusers does not import modules that
+a file names, and looks for `AutoencoderStepladder` and `ModelMixin` here. Names that need diffusers are imported on
+first use.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Decoders of the diffusers library, to measure against.
+"""Decoders of the diffusers library, for comparison.
 
-They have the sizes of the decoders in common use and fresh random weights: the weights do not matter for time, so
-nothing is fetched, and nothing is said about quality. The encoders that come with them are thrown away.
+They have the sizes of decoders in common use and random weights, which do not affect time, so nothing is downloaded and
+quality is not measured. Their encoders are discarded.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""Pictures of what a pipeline works on, while it works: the first stages of a ladder alone.
+"""Previews of the latents of a running pipeline, by the first stages of a ladder.
 
     latent of a step -> as the scheduler would hand it to its network -> first stages -> pictures of a part of the side
 
 The first stage of three has a sixteenth of the pixels, so a preview costs a small part of a decode. Early steps show
-noise, because that is what the latents hold then.
+noise, as the latents do.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""A tokenizer as an autoencoder of diffusers: what its pipelines hold as `vae`.
+"""A tokenizer as an autoencoder of diffusers, for the `vae` of its pipelines.
 
 Pipelines scale latents by factors that they read from its configuration (`factors`). A tokenizer that decodes latents
-of a frozen encoder takes them raw, as the autoencoder does in whose place it stands; others take their own.
+of a frozen encoder takes them raw, like the autoencoder that it replaces; others take their own.
 
-The decoder draws noise. Where a pipeline hands on its generator, the noise comes from it; where it does not (SDXL, SD3,
-FLUX), each image starts from the default seed, so that an image decodes the same alone and in a batch.
+The decoder draws noise. If a pipeline passes its generator, the noise comes from it; otherwise (SDXL, SD3, FLUX) each
+image starts from the default seed, so that an image decodes the same alone and in a batch.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How far reconstructions are from their originals.
+"""Metrics: the distance of reconstructions to their originals.
 
     base        what a metric is
     pixels      PSNR, SSIM and colour shift, one value per image
@@ -7,9 +7,10 @@
     bootstrap   its interval
     lpips       LPIPS with the VGG network, from local weights
     inception   the Inception network of rFID, from local weights
+    weights     where local weights are
 
-A new metric is one file here, which ends with a `Metric`, and its place in `stepladder.measure.evaluation.METRICS`:
-reports, tables and commands take its name, heading and digits from there. No metric fetches weights: where they are
+A new metric is one file here, which ends with a `Metric`, and an entry in `stepladder.measure.evaluation.METRICS`:
+reports, tables and commands take its name, heading and digits from there. No metric downloads weights: if they are
 missing, `MissingDependencyError` says where they belong.
 """
 

@@ -1,10 +1,10 @@
-"""What a metric is: a name in reports, a heading in tables, and how to take it.
+"""A metric: its name in reports, its heading in tables, and how to compute it.
 
     ImageMetric      (images, references) -> one value per image; the report has the mean over images
     FrechetMetric    images -> features; the report has the Frechet distance of two sets, with an interval
 
-Both take images in [0, 1] after rounding to 8 bits (`quantise`). `load` makes the function on a device, and is where a
-missing package or a missing file of weights is noticed; nothing is ever fetched.
+Both take images in [0, 1] after rounding to 8 bits (`quantise`). `load` makes the function on a device, and raises an
+error if a package or a file of weights is missing; nothing is downloaded.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,17 @@
-"""How far a Frechet distance could be off because the images are few: a bootstrap interval.
+"""The uncertainty of a Frechet distance over few images: a bootstrap interval.
 
-The photographs are drawn anew with replacement, as many as there are; the distance of what was drawn is taken, over and
-over; s is the standard deviation of these distances:
+Photographs are resampled with replacement, as many as there are, again and again; s is the standard deviation of the
+distances of the resamples:
 
     interval = FD +- 1.96 s                                   (95 %, the standard interval)
 
-All crops of a photograph are drawn together, and so are an original and its reconstruction: what depends on each other
-must not be drawn as if it did not. Quantiles of the drawn distances are not taken: a drawn set holds only 63 % of the
-photographs, and a Frechet distance is larger for fewer images, so that all of them lie above the FD of the whole.
+All crops of a photograph are drawn together, and so are an original and its reconstruction, because they are not
+independent. Quantiles of the resampled distances would be biased: a resample holds only 63 % of the photographs, and a
+Frechet distance is larger for fewer images, so all of them lie above the FD of the whole.
 
-The interval is about which photographs were taken. It says nothing of the bias that all these distances share: compare
-distances over the same images only. Differences of two models on the same photographs are surer than their intervals.
+The interval covers the choice of photographs. It does not cover the bias that all these distances share: compare
+distances over the same images only. The difference of two models on the same photographs is more certain than their
+intervals suggest.
 
 A drawn distance needs no covariance. With n weighted, centred rows A and B, C1 = A'A/(n-1) and C2 = B'B/(n-1),
 

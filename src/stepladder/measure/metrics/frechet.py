@@ -4,8 +4,8 @@
 
 With C1 = L L', the matrix L' C2 L is symmetric, positive semi-definite, and its eigenvalues are those of C1 C2 that
 are not zero. Hence the last trace is the sum of their square roots: two symmetric eigenvalue problems, no root of a
-non-symmetric matrix. L has as many columns as C1 has rank, so that singular covariances, which fewer images than
-features give, are no special case, and cheap. It is kept: further distances to the same originals cost little.
+non-symmetric matrix. L has as many columns as C1 has rank, so singular covariances, as from fewer images than features,
+are no special case, and cheap. It is cached, so further distances to the same originals are cheap.
 
 Everything is float64. Means and covariances are accumulated batch by batch around the running mean (Chan et al., 1979),
 so that nothing cancels.

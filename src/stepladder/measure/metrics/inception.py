@@ -9,17 +9,15 @@ Reference: High-fidelity performance metrics for generative models in PyTorch, h
 
 from __future__ import annotations
 
-import os
 import pickle
-from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepladder.errors import CheckpointError, MissingDependencyError
 from stepladder.images import to_uint8
 from stepladder.measure.metrics.base import FrechetMetric, in_library_range
+from stepladder.measure.metrics.weights import local_weights
 
 __all__ = ["RFID", "InceptionFeatures"]
 
@@ -44,13 +42,7 @@ class InceptionFeatures(nn.Module):
                 f"rFID needs the package torch-fidelity, which cannot be imported ({error}). Install the "
                 "torchvision that belongs to this torch, then run pip install torch-fidelity."
             ) from error
-        named = os.environ.get(_VARIABLE)
-        path = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / _FILE
-        if not path.is_file():
-            raise MissingDependencyError(
-                f"rFID needs the Inception weights {_FILE}, which are not at {path}. They are never fetched. Put the "
-                f"file there, or name it in the variable {_VARIABLE}."
-            )
+        path = local_weights(_FILE, variable=_VARIABLE, needed_by="rFID needs the Inception weights")
         try:
             self.network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)

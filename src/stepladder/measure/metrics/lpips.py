@@ -14,7 +14,6 @@ https://arxiv.org/abs/1801.03924
 
 from __future__ import annotations
 
-import os
 import pickle
 from importlib.util import find_spec
 from itertools import pairwise
@@ -27,6 +26,7 @@ from torch.nn import functional as F
 
 from stepladder.errors import CheckpointError, MissingDependencyError
 from stepladder.measure.metrics.base import ImageMetric, in_library_range
+from stepladder.measure.metrics.weights import local_weights
 
 __all__ = ["LPIPS_VGG", "LpipsVgg"]
 
@@ -93,14 +93,7 @@ def _slice(channels: tuple[int, ...], *, pool_first: bool) -> nn.Sequential:
 
 
 def _network_file() -> Path:
-    named = os.environ.get(_VARIABLE)
-    path = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / _FILE
-    if not path.is_file():
-        raise MissingDependencyError(
-            f"LPIPS needs the VGG16 weights {_FILE}, which are not at {path}. They are never fetched. Put the file "
-            f"there, or name it in the variable {_VARIABLE}."
-        )
-    return path
+    return local_weights(_FILE, variable=_VARIABLE, needed_by="LPIPS needs the VGG16 weights")
 
 
 def _weights_file() -> Path:

@@ -6,8 +6,8 @@
 Between scales, sides are halved by the mean of 2x2 pixels. Windows, constants and borders are those of `pixels.ssim`:
 only places where the whole window lies inside the image count. A mean below 0 counts as 0.
 
-SSIM weighs one scale, that of single pixels. MS-SSIM agrees better with what people see, because it weighs the scales
-as they do.
+SSIM measures one scale, that of single pixels. MS-SSIM agrees better with human judgement, because its weights of the
+scales were fitted to it.
 
 Reference: Multiscale structural similarity for image quality assessment (Wang et al., 2003),
 https://doi.org/10.1109/ACSSC.2003.1292216
@@ -24,7 +24,7 @@ from stepladder.measure.metrics.pixels import SSIM_WINDOW, ssim
 __all__ = ["MS_SSIM", "MS_SSIM_SIDE", "ms_ssim"]
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the scales, fine first; measured on people by the authors."""
+"""Of the scales, fine first; measured in experiments with observers by the authors."""
 
 MS_SSIM_SIDE = SSIM_WINDOW * 2 ** (len(_WEIGHTS) - 1)
 """Smallest side of an image: its coarsest scale holds one window."""

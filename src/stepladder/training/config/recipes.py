@@ -1,4 +1,4 @@
-"""What is learnt: the configurations of `stepladder train` and `stepladder distill`."""
+"""The configurations of `stepladder train` and `stepladder distill`."""
 
 import math
 from dataclasses import dataclass, field
@@ -27,8 +27,9 @@ class StartConfig:
     """Model whose decoder network to take; its ladder may have another number of stages, and stages may or may not hand
     on features: the layer that receives them starts at zero."""
     transfer_from: str | None = None
-    """Model from which to take what has the same name and shape in encoder and decoder network: all but the layers at
-    the latent, where this run has another bottleneck. With principal_components, linear parts start from those."""
+    """Model from which to take all weights of encoder and decoder network with the same name and shape: all but the
+    layers at the latent, if this run has another bottleneck. With principal_components, linear parts start from
+    those."""
     train_encoder: bool = True
     """Whether the encoder learns; a frozen one needs `encoder_from`."""
 
@@ -62,17 +63,17 @@ class LossConfig:
     initial_weight: float = 0.25
     """Weight of the squared error of the initial estimate of the image, where the decoder makes one."""
     time_distribution: TimeDistribution = "uniform"
-    """How local times are drawn: 'uniform', or 'logit-normal', which looks more often at the middle of each stage."""
+    """How local times are drawn: 'uniform', or 'logit-normal', which favours the middle of each stage."""
     time_location: float = 0.0
-    """Mean of log(u / (1-u)), of logit-normal times; below 0, low noise levels come more often."""
+    """Mean of log(u / (1-u)), of logit-normal times; below 0, low noise levels are more frequent."""
     time_scale: float = 1.0
     """Standard deviation of log(u / (1-u)), of logit-normal times."""
     time_shift: float = 1.0
-    """Shift of the local times that are drawn; below 1, low noise levels come more often."""
+    """Shift of the local times that are drawn; below 1, low noise levels are more frequent."""
     weighting: FlowWeighting = "none"
-    """How much each noise level counts beside the target: the same, or by a sigmoid of its log-SNR."""
+    """Additional weight of each noise level: uniform, or a sigmoid of its log-SNR."""
     weighting_bias: float = -3.0
-    """Log-SNR of the middle of that sigmoid: noisier levels count less."""
+    """Log-SNR of the middle of that sigmoid: noisier levels weigh less."""
     context_dropout: float = 0.0
     """Share of the latents that are replaced by the decoder's null latent, which guidance needs."""
 
@@ -125,22 +126,22 @@ class RegressConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """The student decodes; teacher, feature network and discriminator say what its image lacks."""
+    """The student decodes; teacher, feature network and discriminator judge its image."""
 
     kind: Literal["adversarial"] = "adversarial"
     """Which recipe."""
     teacher_steps: int = 4
     """Steps of the teacher from the noise level to which the student's image is brought; at least 2."""
     distillation_weight: float = 1.0
-    """Weight of the squared distance to where the teacher goes from there, summed over the stages."""
+    """Weight of the squared distance to the teacher's result from there, summed over the stages."""
     pixel_weight: float = 0.0
-    """Weight of the squared distance of the student's image to the real one, beside the teacher's word."""
+    """Weight of the squared distance of the student's image to the real one."""
     perceptual_weight: float = 0.1
     """Weight of the perceptual distance of the student's image to the real one."""
     adversarial_share: float = 0.5
     """Norm of the adversarial gradient on the image, relative to that of the other losses."""
     adversarial_from: float = 0.05
-    """Share of the run in which the discriminator learns alone before its gradient counts."""
+    """Share of the run in which only the discriminator learns from this loss."""
     head_width: int = 64
     """Channels of the discriminator's heads."""
     head_rate: float = 1.0
@@ -163,6 +164,6 @@ class DistillConfig(ImageRunConfig):
     teacher: str
     """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
     encoder: str | None = None
-    """Where the frozen encoder of a teacher is that holds a decoder alone; by default where the teacher says."""
+    """Path of the frozen encoder, for a teacher without one of its own; by default the one that the teacher names."""
     recipe: RegressConfig | AdversarialConfig = field(default_factory=RegressConfig)
-    """How it teaches."""
+    """How the teacher teaches."""

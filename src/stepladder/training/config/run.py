@@ -1,4 +1,4 @@
-"""What every run is configured by: optimiser, steps, records, and the images of a run on images."""
+"""The configuration of every run: optimiser, steps, records, and data of a run on images."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ class OptimiserConfig:
     """Peak rate."""
     linear_rate_scale: float | None = None
     """Scale of the learning rate of the linear parts of encoder and decoder. By default 0.03 in a run that starts from
-    principal components (they are nearly right, and Adam's steps are large beside their small weights), else 1."""
+    principal components (they start close to their optimum, and Adam's steps are large compared to their small
+    weights), else 1."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine"] = "linear"
@@ -57,7 +58,7 @@ class RunConfig:
     steps: int = 10_000
     """Optimiser steps of the whole run."""
     batch_size: int = 16
-    """Images, or whatever is learnt from, in a batch of one process."""
+    """Images, or other items, in a batch of one process."""
     accumulate: int = 1
     """Batches for one optimiser step."""
     ema_decay: float = 0.999
@@ -67,7 +68,7 @@ class RunConfig:
     compile: bool = False
     """Compile the networks before training."""
     gradient_checkpointing: bool = False
-    """Compute what is inside the blocks of a network again when gradients need it: less memory, a third more work."""
+    """Recompute activations inside the blocks of a network for gradients: less memory, a third more computation."""
     seed: int = 0
     """Seed of initial weights, data order, crops, noise and times."""
     log_every: int = 10
@@ -93,18 +94,18 @@ class DataConfig:
     train: list[str] = field(default_factory=list)
     """Folders, `.tar` shards, Parquet files (globs allowed) or one hub id; URLs of shards, with `stream`."""
     latents: bool = False
-    """Whether these files hold a latent beside each image, as `stepladder cache` writes them: then nothing is encoded.
+    """Whether these files hold a latent with each image, as `stepladder cache` writes them, so that nothing is encoded.
     Crops are windows of whole latent cells, neither resized nor mirrored."""
     validation: list[str] = field(default_factory=list)
     """Images of the grids and of the PSNR in the records; empty for none."""
     validation_images: int = 8
     """How many of them are used."""
     validation_size: int | None = None
-    """Side to which they are cut; by default the one side that the model takes, or 256 where it takes any."""
+    """Side to which they are cropped; by default the one side that the model takes, or 256 if it takes any."""
     crop: CropConfig = field(default_factory=CropConfig)
     """Random crops."""
     stream: StreamConfig | None = None
-    """Read shards from front to back instead of at random: for remote data, and for more than a disk holds."""
+    """Read shards from front to back instead of at random: for data that is remote or larger than the disk."""
     workers: int = 0
     """Loader processes for each training process; 0 loads in the process itself."""
 
