@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from stepladder.images import save_png
+from stepladder.processes import Processes
 from stepladder.training.folder import RunFolder
 from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
 from stepladder.training.report import Report
@@ -23,12 +24,15 @@ class Validation(Protocol):
         ...
 
     def __call__(self, model: nn.Module, batch: Any, step: int) -> tuple[Findings, Image.Image | None]:
-        """Judges the averaged model, given a batch of the training: numbers, and a picture if there is one."""
+        """Judges the averaged model, given a batch of the training: numbers, and a picture if there is one.
+
+        All processes call it, and may share the work; what the first one gets is written.
+        """
         ...
 
 
 class Journal:
-    """Means, records and pictures of one session of a run; of other processes than the first, means alone."""
+    """Means, records and pictures of one session of a run; other processes than the first keep means alone."""
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class Journal:
         trackers: Sequence[Tracker],
         on_record: Callable[[StepRecord], None],
         *,
-        writes: bool,
+        processes: Processes,
         images_per_step: int,
         step: int,
     ) -> None:
@@ -45,7 +49,7 @@ class Journal:
         self._folder, self._validation = folder, validation
         self._trackers, self._on_record = trackers, on_record
         self._images_per_step, self._step = images_per_step, step
-        self._file = RecordFile(folder.records, step=step) if writes else None
+        self._file = RecordFile(folder.records, step=step) if processes.main else None
         self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
@@ -55,12 +59,12 @@ class Journal:
             self.validate(model, example, 0)
 
     def validate(self, model: nn.Module, batch: Any, step: int) -> Findings | None:
-        """Judges the averaged model where that is due, and writes the picture if there is one."""
-        if self._file is None or not self._validation.due(step):
+        """Judges the averaged model where that is due, by all processes, and writes the picture if there is one."""
+        if not self._validation.due(step):
             return None
         with self.means.paused():
             findings, picture = self._validation(model, batch, step)
-            if picture is not None:
+            if picture is not None and self._file is not None:
                 save_png(picture, self._folder.path / "grids" / f"step-{step:07d}.png", force=True)
                 log_picture(self._trackers, "reconstructions", picture, step=step)
         return findings

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env
+from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from stepladder.errors import CheckpointError
 from stepladder.nn.blocks import channels_last
+from stepladder.processes import Processes
 from stepladder.training.batches import ResumableBatches, next_batch, to_device
 from stepladder.training.config import OptimiserConfig, RunConfig
 from stepladder.training.ema import MovingAverage
@@ -59,7 +60,7 @@ class Task:
     example: Any
     """A batch of one item, of which the operations are counted."""
     validation: Validation
-    """How the averaged model is judged, by the main process."""
+    """How the averaged model is judged, by all processes together."""
     export: Callable[[nn.Module, Path], object]
     """Writes the averaged model to the folder of the run."""
 
@@ -98,7 +99,7 @@ def fit(
             losses = []
             for micro in range(config.accumulate):
                 batch = to_device(next_batch(stream), run.device)
-                seed = batch_seed(config.seed, step, micro, run.process)
+                seed = batch_seed(config.seed, step, micro * run.processes.count + run.processes.index)
                 with run.synchronised(micro == config.accumulate - 1):
                     loss, parts = _forward(run, batch, seed, step / config.steps)
                     _backward(run, loss / config.accumulate)
@@ -108,7 +109,7 @@ def fit(
             _average(run, step)
             step += 1
             journal.means.add(losses, norms["model"], finite)
-            signal = interruption.noted(run.device)
+            signal = interruption.noted()
             ends = step == last or signal is not None
             if step % config.save_every == 0 or ends:
                 with journal.means.paused():
@@ -145,6 +146,8 @@ class _Run:
     groups: list[OptimiserGroup]
     optimiser: torch.optim.Optimizer
     ema: MovingAverage
+    processes: Processes
+    """Those that train together."""
     places: dict[str, Any]
     """Where the streams of all processes were at the checkpoint."""
 
@@ -155,11 +158,7 @@ class _Run:
 
     @property
     def main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def process(self) -> int:
-        return int(self.accelerator.process_index)
+        return self.processes.main
 
     @property
     def averaged(self) -> nn.Module:
@@ -201,6 +200,7 @@ def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
         groups=groups,
         optimiser=optimiser,
         ema=ema,
+        processes=Processes(),
         places={},
     )
 
@@ -214,8 +214,8 @@ def _start(run: _Run, example: Any) -> int:
     """Takes over the checkpoint, if there is one, writes down what runs, and hands all to accelerate; the step."""
     step = _restore(run)
     if run.main:
-        processes = run.accelerator.num_processes
-        run.folder.describe(step, environment(run.objective, run.config, example.to(run.device), processes))
+        found = environment(run.objective, run.config, example.to(run.device), run.processes.count)
+        run.folder.describe(step, found)
         if run.config.tracker is not None:
             start_tracker(run.accelerator, run.config, run.folder.path)
     for network in recomputing(run.objective, run.config):
@@ -249,14 +249,14 @@ def _restore(run: _Run) -> int:
 
 
 def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord], None], step: int) -> Journal:
-    config, processes = run.config, run.accelerator.num_processes
+    config, processes = run.config, run.processes
     return Journal(
         run.folder,
         validation,
         run.accelerator.trackers,
         on_record,
-        writes=run.main,
-        images_per_step=config.batch_size * config.accumulate * processes,
+        processes=processes,
+        images_per_step=config.batch_size * config.accumulate * processes.count,
         step=step,
     )
 
@@ -265,8 +265,8 @@ def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Any]:
     """The batches of this process from a step on."""
     stream = batches(
         start_batch=step * run.config.accumulate,
-        process_index=run.process,
-        num_processes=run.accelerator.num_processes,
+        process_index=run.processes.index,
+        num_processes=run.processes.count,
     )
     if isinstance(stream, ResumableBatches):
         stream.go_on(run.places)
@@ -325,8 +325,7 @@ def _average(run: _Run, step: int) -> None:
 
 
 def _save(run: _Run, step: int, stream: Iterator[Any]) -> None:
-    mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
-    everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
+    everyone = run.processes.gather(stream.state() if isinstance(stream, ResumableBatches) else {})
     if run.main:
         discriminator = run.objective.discriminator()
         state = RunState(
