@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "keep_checkpoints",
     "tracker",
     "compile",
+    "shard",
     "gradient_checkpointing",
     "data.workers",
     "data.validation",

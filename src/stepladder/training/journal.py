@@ -1,6 +1,7 @@
 """What the main process writes down of a run as it goes: records, pictures, both for a tracker, and the report."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from PIL import Image
@@ -13,7 +14,7 @@ from stepladder.training.records import Findings, RecordFile, RunningMeans, Step
 from stepladder.training.report import Report
 from stepladder.training.trackers import Tracker, log_picture, log_record
 
-__all__ = ["Journal", "Validation"]
+__all__ = ["Average", "Journal", "Validation"]
 
 
 class Validation(Protocol):
@@ -28,6 +29,14 @@ class Validation(Protocol):
 
         All processes call it, and may share the work; what the first one gets is written.
         """
+        ...
+
+
+class Average(Protocol):
+    """Averaged weights, on one process or divided over several."""
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        """The model that has them; all processes open it."""
         ...
 
 
@@ -53,16 +62,16 @@ class Journal:
         self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
-    def look_at_the_start(self, model: nn.Module, example: Any) -> None:
+    def look_at_the_start(self, average: Average, example: Any) -> None:
         """Judges a new run before its first step: what cannot be judged shows now, not hours later."""
         if self._step == 0:
-            self.validate(model, example, 0)
+            self.validate(average, example, 0)
 
-    def validate(self, model: nn.Module, batch: Any, step: int) -> Findings | None:
+    def validate(self, average: Average, batch: Any, step: int) -> Findings | None:
         """Judges the averaged model where that is due, by all processes, and writes the picture if there is one."""
         if not self._validation.due(step):
             return None
-        with self.means.paused():
+        with self.means.paused(), average.whole() as model:
             findings, picture = self._validation(model, batch, step)
             if picture is not None and self._file is not None:
                 save_png(picture, self._folder.path / "grids" / f"step-{step:07d}.png", force=True)
