@@ -115,7 +115,7 @@ def test_validation_by_two_processes_is_that_of_one(runs):
         assert [record["step"] for record in found] == [record["step"] for record in wanted]
         for one, other in zip(wanted, found, strict=True):
             assert one["images_seen"] == other["images_seen"]
-            assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+            assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
             if one["validation_psnr_db"] is not None:
                 assert one["validation_psnr_db"] == pytest.approx(other["validation_psnr_db"], abs=0.01)
         grid = load_image(folder / name / "grids" / "step-0000004.png")

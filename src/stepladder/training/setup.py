@@ -197,10 +197,22 @@ def _restore(run: Run) -> int:
 
 
 def _moments(optimiser: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """The state of an optimiser, divided as its parameters are."""
+    """The state of an optimiser, divided as its parameters are, or else laid out in memory as they are.
+
+    The fused optimiser walks through both side by side, and parts that were put together are laid out by rows.
+    """
     parameters = [parameter for group in run.groups for parameter in group.parameters]
     state = {}
     for number, moments in optimiser["state"].items():
-        own = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[number])
-        state[number] = alike(moments, own, run.mesh)
+        parameter = parameters[number]
+        state[number] = (
+            {name: _laid_out(value, parameter) for name, value in moments.items()}
+            if run.mesh is None
+            else alike(moments, dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter), run.mesh)
+        )
     return {**optimiser, "state": state}
+
+
+def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A moment with the strides of its parameter; a counter as it is."""
+    return torch.empty_like(parameter.detach()).copy_(value) if value.shape == parameter.shape else value

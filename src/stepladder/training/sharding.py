@@ -16,6 +16,7 @@ https://arxiv.org/abs/2304.11277
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,5 +171,7 @@ def read_shards(folder: Path, mesh: DeviceMesh | None) -> dict[str, Tensor]:
             if mesh is None
             else empty(about.size, dtype=dtype, device_mesh=mesh, placements=_CUT)
         )
-    checkpoint.load(parts, storage_reader=reader, no_dist=mesh is None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
+        checkpoint.load(parts, storage_reader=reader, no_dist=mesh is None)
     return parts
