@@ -45,6 +45,10 @@ class ShardEncoder:
     def __init__(self, tokenizer: Tokenizer, options: EncodeOptions, store: Store) -> None:
         self.tokenizer, self.options, self.store = tokenizer, options, store
         self.layout = build_layout(options.layout)
+        if options.layout == "parquet":
+            from stepladder.data.arrow import load_companions  # its package comes with an extra
+
+            load_companions()
         self.fingerprint = tokenizer.fingerprint()
         self.manifest = Manifest(store)
         self.indices = options.stores_indices(tokenizer)
