@@ -66,7 +66,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 def _own(device: torch.device) -> torch.device:
     """The accelerator of this process, where several share a machine and no number is named."""
-    if device.type == "cuda" and device.index is None and (place := local_index()):
+    if str(device) == "cuda" and (place := local_index()):
         return torch.device("cuda", place % torch.cuda.device_count())
     return device
 

@@ -47,9 +47,9 @@ class Processes:
         distributed.all_gather_object(found, mine)
         return found
 
-    def share(self, value: T | None) -> T:
+    def share(self, value: T) -> T:
         """What the main process has, for all of them. All of them call it."""
-        held = [value]
+        held: list[Any] = [value]
         if self.count > 1:
             distributed.broadcast_object_list(held)
         found: Any = held[0]

@@ -148,7 +148,9 @@ def evaluate(
             rows=tuple(trial.row(judges, batch, bootstrap) for trial in trials),
             notes={**judges.notes, **judges.caveats(), **_exactness(trials)},
         )
-    return processes.share(report)
+    found_by_main = processes.share(report)
+    assert found_by_main is not None, "the main process has a report"
+    return found_by_main
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

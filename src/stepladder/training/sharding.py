@@ -23,8 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, empty
@@ -157,7 +159,7 @@ def merged(rest: Any, parts: Mapping[str, Tensor], path: str = "") -> Any:
 
 def write_shards(parts: Mapping[str, DTensor], folder: Path) -> None:
     """Writes divided tensors, each process what it has, in `folder/shard-*.safetensors`. All processes call it."""
-    checkpoint.save(dict(parts), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    save(dict(parts), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_shards(folder: Path, mesh: DeviceMesh | None) -> dict[str, Tensor]:
@@ -165,6 +167,7 @@ def read_shards(folder: Path, mesh: DeviceMesh | None) -> dict[str, Tensor]:
     reader = HuggingFaceStorageReader(str(folder))
     parts: dict[str, Tensor] = {}
     for name, about in reader.read_metadata().state_dict_metadata.items():
+        assert isinstance(about, TensorStorageMetadata), "safetensors hold tensors alone"
         dtype = about.properties.dtype
         parts[name] = (
             torch.empty(about.size, dtype=dtype)
@@ -173,5 +176,5 @@ def read_shards(folder: Path, mesh: DeviceMesh | None) -> dict[str, Tensor]:
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
-        checkpoint.load(parts, storage_reader=reader, no_dist=mesh is None)
+        load(parts, storage_reader=reader, no_dist=mesh is None)
     return parts
