@@ -21,10 +21,10 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 
 STEPS = 4
 PROGRAM = """
-import shutil, sys, torch
+import shutil, signal, sys, torch
 from pathlib import Path
 from stepladder.processes import Processes
-from stepladder.training import hardware
+from stepladder.training import hardware, loop
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config
 hardware.matmul_peak = lambda *_: 1e9
@@ -46,6 +46,16 @@ run("shards", "one-to-shards", resume=True)
 run("two", "one-to-two", resume=True)
 run("tokens", "tokens")
 run("tokens-shards", "tokens-shards")
+def then_interrupt(run, step):
+    average(run, step)
+    if Processes().index == 1 and step == 0:
+        signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+average, loop._average = loop._average, then_interrupt
+try:
+    run("two", "interrupted")
+except KeyboardInterrupt:
+    (folder / f"interrupted-{Processes().index}").touch()
 torch.distributed.destroy_process_group()
 """
 
@@ -145,6 +155,13 @@ def test_another_number_of_processes_is_noted(runs):
     changes = [json.loads(line) for line in (folder / "one-to-shards" / "changes.jsonl").read_text().splitlines()]
     assert {"step": 2, "key": "processes", "old": 1, "new": 2} in changes
     assert {"step": 2, "key": "shard", "old": False, "new": True} in changes
+
+
+def test_a_signal_to_one_process_ends_all_of_them_one_step_later(runs):
+    folder, _ = runs
+    assert [(folder / f"interrupted-{process}").exists() for process in (0, 1)] == [True, True]
+    assert [path.name for path in (folder / "interrupted" / "checkpoints").iterdir()] == ["step-0000002"]
+    assert not (folder / "interrupted" / "model").exists()
 
 
 def test_divided_weights_are_not_compiled(make_config):
