@@ -32,6 +32,7 @@ from stepladder.training.distillation import AdversarialObjective, RegressObject
 from stepladder.training.ema import MovingAverage
 from stepladder.training.objective import Objective
 from stepladder.training.records import RunningMeans
+from stepladder.training.setup import Run
 
 DEVICE = "imaginary"
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -111,11 +112,14 @@ def _learns(objective: Objective, batch: torch.Tensor) -> None:
     """Two steps of the loop."""
     parameters = [p for group in objective.optimiser_groups() for p in group.parameters]
     clip = SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_)
+    optimiser = _Optimiser(parameters)
     run = SimpleNamespace(
         accelerator=clip,
+        clip=lambda *arguments: Run.clip(run, *arguments),
+        inner_optimiser=optimiser,
         groups=objective.optimiser_groups(),
         config=SimpleNamespace(optimiser=SimpleNamespace(clip_norm=1.0)),
-        optimiser=_Optimiser(parameters),
+        optimiser=optimiser,
         objective=objective,
     )
     copy = lambda model, _=None: _on_accelerator(lambda: Tokenizer(model.config))  # noqa: E731

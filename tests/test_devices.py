@@ -62,3 +62,13 @@ def test_an_unknown_type_is_refused():
     text = r"Type 'float8' is unknown\. Accepted: auto, float32, bfloat16, float16\. Pass one as --dtype\."
     with pytest.raises(ConfigError, match=text):
         find_dtype("float8", CPU)
+
+
+@pytest.mark.parametrize(("place", "device"), [(None, "cuda"), ("0", "cuda"), ("1", "cuda:1"), ("5", "cuda:1")])
+def test_processes_of_one_machine_take_an_accelerator_each(monkeypatch, place, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if place is not None:
+        monkeypatch.setenv("LOCAL_RANK", place)
+    assert find_device("auto") == torch.device(device)

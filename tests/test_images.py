@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from stepladder import images
 from stepladder.errors import ImageError
 from stepladder.images import (
     centre_crop_resize,
     crop_to,
+    from_uint8,
     grid,
     image_files,
     pad_to_multiple,
@@ -61,6 +63,14 @@ def test_bytes_are_clamped_and_ties_round_to_even():
 
 def test_half_precision_is_rounded_in_single():
     assert to_uint8(torch.tensor([0.999], dtype=torch.bfloat16)).tolist() == [255]
+
+
+def test_bytes_become_the_same_tensor_in_batches_that_keep_their_layout():
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    image = Image.fromarray(values)
+    batch = from_uint8(torch.stack([images.pixels(image)] * 2).permute(0, 3, 1, 2))
+    assert torch.equal(batch[1], to_tensor(image))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_tensor_takes_only_rgb():

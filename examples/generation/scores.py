@@ -23,7 +23,7 @@ from examples.generation.sampling import decoder_seeds, draw, evaluations
 from stepladder import Tokenizer, __version__
 from stepladder.data import ImageSource
 from stepladder.errors import ConfigError
-from stepladder.measure.judges import first_seen
+from stepladder.measure.judges import digest, first_seen
 from stepladder.measure.metrics import FeatureStatistics, frechet_distance, quantise
 from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.sampling.guidance import GuidanceConfig
@@ -150,7 +150,7 @@ def measure(
         images, places = images.to(device), range(done, done + len(images))
         seeds, chosen = [seed + i for i in places], [labels[i] for i in places]
         quantised = quantise(images)
-        fresh = first_seen(quantised, seen)
+        fresh = first_seen([digest(image) for image in quantised.cpu()], seen)
         if fresh:
             references.update(features(quantised[fresh] * 2 - 1))
         latents = drawing.time(partial(draw, prior, chosen, seeds, steps=steps, guidance=guidance), len(images))

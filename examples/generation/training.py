@@ -121,7 +121,7 @@ class Split:
         return self.train[torch.cat(order)[:size]]
 
     def _order(self, epoch: int) -> Int[Tensor, " m"]:
-        return torch.randperm(len(self.train), generator=generator(batch_seed(self._config.seed, epoch, 1, 0)))
+        return torch.randperm(len(self.train), generator=generator(batch_seed(self._config.seed, epoch, 1)))
 
 
 class PriorObjective(Objective):

@@ -9,6 +9,7 @@ import logging
 import torch
 
 from stepladder.errors import ConfigError
+from stepladder.processes import local_index
 
 __all__ = ["find_device", "find_dtype", "has_fast_bfloat16"]
 
@@ -19,13 +20,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def find_device(name: str = "auto") -> torch.device:
     """The named device, checked to work; "auto" for the first of CUDA, MPS, XPU and the CPU.
 
+    Of several processes on a machine, "auto" and "cuda" give each a GPU of its own.
+
     Raises:
         ConfigError: If there is no such device.
     """
     if name == "auto":
-        return torch.device(_first_device())
+        return _own(torch.device(_first_device()))
     try:
-        device = torch.device(name)
+        device = _own(torch.device(name))
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
@@ -59,6 +62,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
             return bool(torch.cuda.get_device_capability(device)[0] >= 8)
         case kind:
             return kind == "xpu"
+
+
+def _own(device: torch.device) -> torch.device:
+    """The accelerator of this process, where several share a machine and no number is named."""
+    if str(device) == "cuda" and (place := local_index()):
+        return torch.device("cuda", place % torch.cuda.device_count())
+    return device
 
 
 def _first_device() -> str:

@@ -8,6 +8,7 @@ Every byte survives the round trip. Only this module and `pictures`, which reads
 
 import io
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -38,12 +39,14 @@ __all__ = [
     "Stream",
     "centre_crop_resize",
     "crop_to",
+    "from_uint8",
     "grid",
     "image_files",
     "images_below",
     "is_image_name",
     "load_image",
     "pad_to_multiple",
+    "pixels",
     "save_png",
     "side_by_side",
     "to_pil",
@@ -60,6 +63,16 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
         ImageError: If the image is of another mode.
     """
     return torch.from_numpy(to_array(image))
+
+
+def pixels(image: Image.Image) -> UInt8[Tensor, "h w 3"]:
+    """The bytes of 8-bit RGB; `from_uint8` of them, channels first, is `to_tensor` of the image."""
+    return torch.from_numpy(np.array(image))
+
+
+def from_uint8(values: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """0..255 to float32 in [-1, 1], laid out in memory as before."""
+    return values.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:

@@ -17,7 +17,7 @@ from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from stepladder.errors import ImageError
 from stepladder.files import PathLike, reason, write_atomically
@@ -238,7 +238,8 @@ def _explained(name: str, max_pixels: int) -> Iterator[None]:
 
 def _plain_rgb(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would only copy them
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     if image.has_transparency_data or image.mode == "P":

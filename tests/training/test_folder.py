@@ -45,8 +45,6 @@ def content(folder: Path) -> dict[str, bytes]:
     ("change", "text"),
     [
         ({"seed": 5}, "seed from 0 to 5"),
-        ({"batch_size": 2}, "batch_size from 4 to 2"),
-        ({"accumulate": 2}, "accumulate from 1 to 2"),
         (
             {"optimiser": OptimiserConfig(learning_rate=1e-3, warmup_steps=2)},
             "optimiser.learning_rate from 0.002 to 0.001",
@@ -115,13 +113,49 @@ def test_every_key_that_may_change_is_one_of_the_configuration(make_config):
             holder = getattr(holder, name)
 
 
-def test_a_run_goes_on_with_as_many_processes_as_it_began_with(make_config, run):
+@pytest.mark.parametrize(
+    ("processes", "change", "text"),
+    [
+        (
+            2,
+            {},
+            "takes 8 images (batch_size 4 x accumulate 1 x 2 processes), and this resume 4 (4 x 1 x 1). A run takes "
+            "as many in all steps. Set accumulate to 2, or start a new run with another --out.",
+        ),
+        (
+            1,
+            {"batch_size": 3},
+            "this resume 3 (3 x 1 x 1). A run takes as many in all steps. Set batch_size to 4 and "
+            "accumulate to 1, or start a new run",
+        ),
+        (1, {"accumulate": 2}, "takes 4 images (batch_size 4 x accumulate 1 x 1 processes), and this resume 8"),
+    ],
+)
+def test_a_step_takes_as_many_images_after_a_resume(make_config, run, processes, change, text):
+    place = run / "environment.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"processes": processes}))
+    before = content(run)
+    with pytest.raises(ConfigError) as caught:
+        train(make_config(steps=4, save_every=2, **change), run, resume=True)
+    assert text in str(caught.value)
+    assert content(run) == before
+
+
+def test_a_number_of_processes_that_cannot_share_a_step_is_refused(make_config, run):
+    folder = RunFolder(run, make_config(steps=4, save_every=2), resume=True)
+    with pytest.raises(ConfigError, match=r"Start a number of processes that divides 1, or a new run"):
+        folder.describe(2, {"processes": 3})
+
+
+def test_fewer_processes_go_on_where_they_accumulate_more_batches(make_config, run):
     place = run / "environment.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"processes": 2}))
-    with pytest.raises(
-        ConfigError, match=r"began with 2 processes, and this is a resume with 1: .* Start 2, or a new run"
-    ):
-        train(make_config(steps=4, save_every=2), run, resume=True)
+    (run / "config.json").write_text(json.dumps(json.loads((run / "config.json").read_text()) | {"batch_size": 2}))
+    train(make_config(steps=3, save_every=2, batch_size=2, accumulate=2), run, resume=True)
+    changes = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
+    assert {"step": 2, "key": "processes", "old": 2, "new": 1} in changes
+    assert {"step": 2, "key": "accumulate", "old": 1, "new": 2} in changes
+    assert json.loads(place.read_text())["processes"] == 1
 
 
 # ----------------------------------------------------------------------------------------------------------- the lock

@@ -95,7 +95,7 @@ def test_handlers_are_those_of_before_when_a_run_ends(make_config, tmp_path):
 def test_a_second_signal_does_what_it_did_before():
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         signal.raise_signal(signal.SIGINT)
-        assert interruption.noted(torch.device("cpu")) == "SIGINT"
+        assert interruption.noted() == "SIGINT"
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the second one passed, too")
 

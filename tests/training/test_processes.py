@@ -1,9 +1,5 @@
 """Several processes: other images for each, the same gradients and weights for all."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import stepladder
+from process_fakes import in_processes
 from stepladder import Tokenizer, presets
 from stepladder.bottlenecks import FSQConfig, KLConfig, VQConfig
 from stepladder.data import open_source, training_loader
@@ -27,7 +23,7 @@ from stepladder.training.config import (
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
 
 PROCESS = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from stepladder.training import batches, hardware, loop
@@ -35,6 +31,7 @@ from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config, load_distill_config
 from stepladder.training.distillation import distill
 config, run, out = map(Path, sys.argv[1:4])
+out = out / f"rank{os.environ['RANK']}.pt"
 kept = {"gradients": [], "images": [], "weights": [], "seeds": []}
 def parameters(optimiser):
     return [p for group in optimiser.param_groups for p in group["params"]]
@@ -86,33 +83,7 @@ def config(
 def in_two_processes(folder: Path, config: TrainConfig | DistillConfig, command: str) -> None:
     """A run, and `rank0.pt` and `rank1.pt` with what each process saw."""
     (folder / "config.json").write_text(dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        **os.environ,
-        "PYTHONPATH": str(Path(stepladder.__file__).parents[1]),
-        "ACCELERATE_USE_CPU": "true",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, folder / "config.json", folder / "run", folder / f"rank{rank}.pt", command],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors.decode()
-    finally:
-        for process in processes:
-            process.kill()
+    in_processes(PROCESS, folder / "config.json", folder / "run", folder, command)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from stepladder.bottlenecks.posterior import GaussianPosterior
 
@@ -66,11 +66,16 @@ class LatentScale(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     def forward(self, raw: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Normalises; in training mode with gradients, it first updates the running values."""
+        """Normalises; in training mode, where gradients are taken, it first takes the batch into the running values.
+
+        Batches of several processes are taken in one after the other, on all of them, and each is normalised with the
+        values of its turn: as if one process had them all.
+        """
+        mean, variance = self.mean, self.variance
         if self.training and torch.is_grad_enabled():
-            self._update(raw.detach().float())
+            mean, variance = self._update(raw.detach().float())
         shape = _row(raw)
-        return (raw - self.mean.view(shape)) * (self.variance + 1e-6).rsqrt().view(shape)
+        return (raw - mean.view(shape)) * (variance + 1e-6).rsqrt().view(shape)
 
     def inverse(self, latent: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The features that `forward` normalises to this latent."""
@@ -89,16 +94,30 @@ class LatentScale(nn.Module):
         self.batches.fill_(1 / (1 - self.decay))
 
     @torch.no_grad()
-    def _update(self, raw: Tensor) -> None:
+    def _update(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes in a batch, and those of other processes; mean and variance after this one."""
         channels = channel_dim(raw) % raw.ndim
         dims = [dim for dim in range(raw.ndim) if dim != channels]
-        weight = torch.clamp(1 / (self.batches + 1), min=1 - self.decay)
-        batch_mean = raw.mean(dims)
-        batch_variance = raw.var(dims, unbiased=False)
-        gap = batch_mean - self.mean
-        self.variance.lerp_(batch_variance + (1 - weight) * gap.square(), weight)
-        self.mean.lerp_(batch_mean, weight)
-        self.batches.add_(1)
+        place, batches = _of_all_processes(torch.stack([raw.mean(dims), raw.var(dims, unbiased=False)]))
+        turn = self.mean, self.variance
+        for number, (batch_mean, batch_variance) in enumerate(batches):
+            weight = torch.clamp(1 / (self.batches + 1), min=1 - self.decay)
+            gap = batch_mean - self.mean
+            self.variance.lerp_(batch_variance + (1 - weight) * gap.square(), weight)
+            self.mean.lerp_(batch_mean, weight)
+            self.batches.add_(1)
+            if number == place < len(batches) - 1:
+                turn = self.mean.clone(), self.variance.clone()
+        return turn
+
+
+def _of_all_processes(values: Tensor) -> tuple[int, list[Tensor]]:
+    """Place of this process, and what all have, in their order."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, [values]
+    found = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(found, values.contiguous())
+    return distributed.get_rank(), found
 
 
 def _row(latent: Tensor) -> list[int]:

@@ -27,7 +27,7 @@ from stepladder.bulk.statistics import ChannelStatistics
 from stepladder.bulk.store import Store
 from stepladder.data.pieces import Piece, Row
 from stepladder.errors import DataError, ImageError
-from stepladder.images import centre_crop_resize, load_image, to_tensor, to_uint8
+from stepladder.images import centre_crop_resize, from_uint8, load_image, pixels
 from stepladder.latents import index_dtype
 from stepladder.tokenizer import Encoding, Tokenizer
 
@@ -45,6 +45,10 @@ class ShardEncoder:
     def __init__(self, tokenizer: Tokenizer, options: EncodeOptions, store: Store) -> None:
         self.tokenizer, self.options, self.store = tokenizer, options, store
         self.layout = build_layout(options.layout)
+        if options.layout == "parquet":
+            from stepladder.data.arrow import load_companions  # its package comes with an extra
+
+            load_companions()
         self.fingerprint = tokenizer.fingerprint()
         self.manifest = Manifest(store)
         self.indices = options.stores_indices(tokenizer)
@@ -108,8 +112,8 @@ class ShardEncoder:
                 why = f"Id {row.id} occurs twice in its shard. Ids are unique. Rename one." if twice else str(image)
                 rows.append(EncodedRow(id=row.id, columns=row.columns, error=why))
             else:
-                size = (image.shape[1], image.shape[2])
-                picture = to_uint8(image) if self.layout.wants_pictures else None
+                size = (image.shape[0], image.shape[1])
+                picture = image.permute(2, 0, 1) if self.layout.wants_pictures else None
                 label = self._label(row)
                 rows.append(EncodedRow(id=row.id, columns=row.columns, size=size, label=label, picture=picture))
                 waiting.setdefault(size, []).append((len(rows) - 1, image))
@@ -144,12 +148,14 @@ class ShardEncoder:
             return row.data
         try:
             image = load_image(row.data, name=row.id)
-            return to_tensor(image if self.options.size is None else centre_crop_resize(image, self.options.size))
+            return pixels(image if self.options.size is None else centre_crop_resize(image, self.options.size))
         except ImageError as error:
             return error
 
     def _encode(self, images: list[Tensor], statistics: ChannelStatistics) -> Iterator[dict[str, Any]]:
-        batch = torch.stack(images).to(self.tokenizer.device, non_blocking=True)
+        """What is found of images (H, W, 3) in 8 bits: a quarter to copy, and laid out as networks want them."""
+        together = torch.stack(images).to(self.tokenizer.device, non_blocking=True)
+        batch = from_uint8(together.permute(0, 3, 1, 2))  # (B, 3, H, W)
         code = self.tokenizer.encode(batch)
         finite = code.latent.isfinite().flatten(1).all(1).cpu()
         if finite.any():

@@ -173,8 +173,8 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
 
 
-def progress_bar(label: str) -> Progress:
-    """A bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
+def progress_bar(label: str, *, silent: bool = False) -> Progress:
+    """A bar on stderr that vanishes when it is done; nothing if `silent`, or where stderr is no terminal."""
     console = talk()
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=silent or not console.is_terminal)

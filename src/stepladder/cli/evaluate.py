@@ -103,11 +103,13 @@ def evaluate(
     """Measure quality and speed of models on data.
 
     All models see the same images, cut to the central square and resized. Exits with 1 if an image could not be read.
+    Under torchrun, all processes share the work, and the first one reports.
     """
     from stepladder.data import open_source
     from stepladder.devices import find_dtype
     from stepladder.measure.evaluation import evaluate as measure
     from stepladder.models import parse_model_spec
+    from stepladder.processes import together
     from stepladder.tokenizer import Tokenizer
 
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
@@ -116,7 +118,7 @@ def evaluate(
     open_encoders([(name, tokenizer) for name, tokenizer, _ in loaded], encoder)
     if pictures:
         _make_room(pictures, crops * (len(source) if limit is None else min(limit, len(source))), force=force)
-    with progress_bar("Evaluating") as bar:
+    with together() as processes, progress_bar("Evaluating", silent=not processes.main) as bar:
         task = bar.add_task("", total=None)
         report = measure(
             loaded,
@@ -133,6 +135,8 @@ def evaluate(
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_images=partial(_save, pictures, force) if pictures else None,
         )
+    if not processes.main:
+        return
     if pictures:
         names = ", ".join(["original", *map(str, specs)])
         say(f"{counted(report.images, 'picture')} in {shown(pictures)}, from left to right: {names}.")

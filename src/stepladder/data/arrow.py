@@ -17,7 +17,18 @@ except ImportError as error:
         "Run pip install 'stepladder[train]'."
     ) from error
 
-__all__ = ["first_line", "image_column", "pa", "pc", "pq", "row_count", "rows_of", "tables_of", "write_table"]
+__all__ = [
+    "first_line",
+    "image_column",
+    "load_companions",
+    "pa",
+    "pc",
+    "pq",
+    "row_count",
+    "rows_of",
+    "tables_of",
+    "write_table",
+]
 
 _USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
 _ROWS_AT_ONCE = 64
@@ -103,6 +114,11 @@ def write_table(path: Path, columns: Mapping[str, Any], types: Mapping[str, str]
         else:
             arrays[name] = pa.array(values, pa.type_for_alias(kind) if kind else None)
     pq.write_table(pa.table(arrays), path, compression="zstd", row_group_size=_ROWS_AT_ONCE * 4)
+
+
+def load_companions() -> None:
+    """Loads what pyarrow looks for when it makes its first array: pandas, which takes longer than many images."""
+    pa.array([])
 
 
 def first_line(error: BaseException) -> str:

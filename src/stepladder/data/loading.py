@@ -1,15 +1,15 @@
 """The endless stream of training batches.
 
 Let a source have N images. The stream is one sequence of positions q = 0, 1, 2, ...; position q draws image
-`order(epoch)[q mod N]` in epoch `q div N`, where `order(epoch)` is a fresh permutation of all N images. Process p of P
-takes the positions p, p + P, p + 2 P, ... and cuts them into batches. So
+`order(epoch)[q mod N]` in epoch `q div N`, where `order(epoch)` is a fresh permutation of all N images. It is cut into
+batches g = 0, 1, 2, ... of m images, and process p of P takes the batches p, p + P, p + 2 P, ... So
 
-    position of image j of batch n of process p = (n m + j) P + p,      m = images in a batch.
+    position of image j of batch n of process p = (n P + p) m + j.
 
 In an epoch every image is drawn once, by exactly one process; nothing is dropped or repeated at its end, because the
 next epoch follows immediately, if necessary inside a batch. A permutation depends only on (seed, epoch), and a crop
-only on (seed, q). Hence batch n is a pure function of (seed, n, p, P), whatever the number of worker processes, and a
-run resumes exactly by starting at batch n.
+only on (seed, q). Hence batch g is a pure function of (seed, g), whatever the number of workers and of processes, and a
+run resumes exactly by starting at batch n, also with another P: at the same g.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class TrainingCrops(Dataset[TrainingBatch]):
         crops: list[Any] = []
         unreadable: list[Unreadable] = []
         for j in range(self.images_per_batch):
-            position = (index * self.images_per_batch + j) * self.num_processes + self.process_index
+            position = (index * self.num_processes + self.process_index) * self.images_per_batch + j
             item = self._decode(self._image_at(position), unreadable)
             generator = _generator(self.seed, _CROP, position)
             crops += (self._cut(item, generator) for _ in range(self.crop.crops_per_image))
@@ -223,6 +223,7 @@ def _stream(batches: TrainingCrops, *, num_workers: int, start_batch: int) -> It
         collate_fn=as_it_is,
         worker_init_fn=leave_signals_to_the_run if num_workers else None,
         prefetch_factor=4 if num_workers else None,
+        pin_memory=torch.cuda.is_available(),  # so that copies to the device go on beside its work
         generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
     )
     found: dict[str, Unreadable] = {}

@@ -68,6 +68,10 @@ class CodedImages:
         moved = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
         return CodedImages(moved, self.latents.to(device, non_blocking=True))
 
+    def pin_memory(self) -> CodedImages:
+        """The same in memory that a device copies from beside its work; a loader calls it."""
+        return CodedImages(self.images.pin_memory(), self.latents.pin_memory())
+
     def __getitem__(self, part: slice) -> CodedImages:
         return CodedImages(self.images[part], self.latents[part])
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -47,6 +47,7 @@ class EvaluationImages:
         self.limit = limit
         self.crops = crops
         self.unreadable: list[Unreadable] = []
+        """Those that were passed over so far, in the order of the source."""
 
     def __iter__(self) -> Iterator[tuple[str, Float[Tensor, "3 s s"]]]:
         """Starts over. Raises `DataError` at the end if no image was readable."""
@@ -62,17 +63,56 @@ class EvaluationImages:
                 self.unreadable.append(Unreadable(key, str(error)))
                 continue
             count += 1
-            yield key, to_tensor(centre_crop_resize(image, self.size))
-            for crop in range(1, self.crops):
-                yield key, to_tensor(_square(image, self.size, np.random.default_rng((index, crop))))
+            for crop in range(self.crops):
+                yield key, self._cut(image, index, crop)
+        self.conclude(count)
+
+    def check(self, index: int) -> Unreadable | None:
+        """What is wrong with image `index` of the source; None where it can be read."""
+        key = self.source.key(index)
+        try:
+            load_image(self.source.read(index), name=key)
+        except ImageError as error:
+            return Unreadable(key, str(error))
+        return None
+
+    def squares(self, readable: Sequence[int], places: range) -> Iterator[Float[Tensor, "3 s s"]]:
+        """Some of the images, by their places among all that the iteration gives; an image is opened once.
+
+        Args:
+            readable: Numbers in the source of the images that it takes, all of them readable.
+            places: Which.
+
+        Raises:
+            ImageError: If one of them cannot be read any more.
+        """
+        opened: tuple[int, Image.Image] | None = None
+        for place in places:
+            photograph, crop = divmod(place, self.crops)
+            index = readable[photograph]
+            if opened is None or opened[0] != index:
+                opened = index, load_image(self.source.read(index), name=self.source.key(index))
+            yield self._cut(opened[1], index, crop)
+
+    def conclude(self, count: int, *, silent: bool = False) -> None:
+        """Says which images were passed over, once `count` images were taken; not if `silent`.
+
+        Raises:
+            DataError: If that is none.
+        """
         if count == 0:
             first = self.unreadable[0]
             raise DataError(
                 f"None of the {len(self.source)} images of {self.source.name} can be read. At least one is needed; the "
                 f"first that failed is {first.key}: {first.reason} Check the data."
             )
-        if self.unreadable:
+        if self.unreadable and not silent:
             _log.warning(describe_unreadable(self.unreadable, len(self.source)))
+
+    def _cut(self, image: Image.Image, index: int, crop: int) -> Float[Tensor, "3 s s"]:
+        if crop == 0:
+            return to_tensor(centre_crop_resize(image, self.size))
+        return to_tensor(_square(image, self.size, np.random.default_rng((index, crop))))
 
 
 def evaluation_images(source: ImageSource, *, size: int, limit: int | None = None, crops: int = 1) -> EvaluationImages:

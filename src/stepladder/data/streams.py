@@ -1,12 +1,13 @@
 """Training batches from streams: shards that are read from front to back, locally or from object storage.
 
 Images come in lanes (`stepladder.data.lanes`), G of them over all processes. Lane l belongs to process l mod P, and
-batch t of a process comes from its lane t mod G/P. Loader processes divide the lanes of their process among them, so
-that their number changes no batch.
+batch t of a process comes from its lane t mod G/P: the batch t P + p of all comes from lane (t P + p) mod G. Loader
+processes divide the lanes of their process among them, so that their number changes no batch.
 
-A checkpoint stores the position of each lane, so a resume is exact bit for bit, unless the data has changed. Shards are
-shuffled, and images within the buffer of a lane, not over the whole data set: write shards in random order, as is
-usual. Lanes whose shards hold fewer images begin their next epoch earlier.
+A checkpoint stores the position of each lane, so a resume is exact bit for bit, also with another number of processes
+that divides G, unless the data has changed. Shards are shuffled, and images within the buffer of a lane, not over the
+whole data set: write shards in random order, as is usual. Lanes whose shards hold fewer images begin their next epoch
+earlier.
 """
 
 import itertools
@@ -123,6 +124,7 @@ class ImageStream:
             collate_fn=as_it_is,
             worker_init_fn=leave_signals_to_the_run if self._workers else None,
             prefetch_factor=2 if self._workers else None,
+            pin_memory=torch.cuda.is_available(),  # so that copies to the device go on beside its work
             generator=torch.Generator(),  # else the loader draws its worker seed from the global generator
         )
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ from stepladder.data import ImageSource, evaluation_images
 from stepladder.errors import ConfigError
 from stepladder.layouts import check_side
 from stepladder.measure.gains import StageGain, stage_gains
-from stepladder.measure.judges import Features, Judges
+from stepladder.measure.judges import Features, Judges, Originals
 from stepladder.measure.metrics import (
     FrechetMetric,
     Metric,
@@ -42,8 +42,10 @@ from stepladder.measure.metrics import (
 )
 from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.measure.reports import Report, Row
+from stepladder.measure.sharing import shared_batches
 from stepladder.models import ModelSpec
 from stepladder.nn.efficientnet import efficientnet_lite
+from stepladder.processes import Processes
 from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
 
@@ -90,7 +92,7 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     on_images: Callable[[int, Tensor, list[Tensor]], None] | None = None,
 ) -> Report:
-    """Evaluates tokenizers on the same images.
+    """Evaluates tokenizers on the same images; where a group of processes is open, by all of them.
 
     Args:
         models: At least one. Tokenizers are moved to `device`, converted to `dtype`, and set to evaluation mode.
@@ -105,9 +107,9 @@ def evaluate(
         dtype: What the networks of models compute in; those of metrics compute in float32.
         sampler: Of models that name none.
         metrics: What to take; None in rows where weights are missing, or images are too small.
-        on_progress: Called after each batch with the images done, and the images of the data.
-        on_images: Called after each batch with the place of its first image, the originals and, for each model, the
-            reconstructions; all (B, 3, H, W) in [-1, 1], rounded to 8 bits.
+        on_progress: Called with the images done and the images of the data, after each batch; by the main process.
+        on_images: Called with the place of the first image, the originals and, for each model, the reconstructions,
+            after each batch of this process; all (B, 3, H, W) in [-1, 1], rounded to 8 bits.
 
     Raises:
         ConfigError: If an argument is out of range, or a model takes images of another size only.
@@ -115,46 +117,85 @@ def evaluate(
         CheckpointError: If a model cannot be loaded.
     """
     _check(models, size=size, seed=seed, batch=batch, bootstrap=bootstrap)
-    device = torch.device(device)
+    device, processes = torch.device(device), Processes()
     trials = [_Evaluated(*model, device, dtype) for model in [_load(model, sampler, size) for model in models]]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
     judges = Judges(metrics, size=size, crops=crops, keep=bootstrap > 0, device=device)
     total = crops * (len(source) if limit is None else min(limit, len(source)))
     done = 0
-    for references in _batches((image for _, image in images), batch):
-        _judge(trials, judges, references.to(device), seed + done, partial(on_images, done) if on_images else None)
-        done += len(references)
-        if on_progress:
+    for first, references in shared_batches(images, batch, processes):
+        found = None
+        if references is not None:
+            found, shown = _judge(trials, judges, references.to(device), seed + first)
+            if on_images:
+                on_images(first, *shown)
+        for each in processes.gather(found):
+            done += _take(trials, judges, each) if each else 0
+        if on_progress and processes.main:
             on_progress(done, total)
-    return Report(
-        data=source.name,
-        images=done,
-        crops=crops,
-        skipped=len(images.unreadable),
-        size=size,
-        seed=seed,
-        bootstrap=bootstrap,
-        **_surroundings(device, dtype),
-        rows=tuple(trial.row(judges, batch, bootstrap) for trial in trials),
-        notes={**judges.notes, **judges.caveats(), **_exactness(trials)},
-    )
+    report = None
+    if processes.main:
+        report = Report(
+            data=source.name,
+            images=done,
+            crops=crops,
+            skipped=len(images.unreadable),
+            size=size,
+            seed=seed,
+            bootstrap=bootstrap,
+            processes=processes.count,
+            **_surroundings(device, dtype),
+            rows=tuple(trial.row(judges, batch, bootstrap) for trial in trials),
+            notes={**judges.notes, **judges.caveats(), **_exactness(trials)},
+        )
+    found_by_main = processes.share(report)
+    assert found_by_main is not None, "the main process has a report"
+    return found_by_main
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What a process found of a batch; on the CPU."""
+
+    originals: Originals
+    trials: list[_Trial]
+    """Of each model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """What a model made of a batch."""
+
+    values: dict[str, list[float]]
+    """Of each image, by key of the metric."""
+    features: dict[str, Tensor]
+    """Of reconstructions of `Originals.fresh`, by key of the distance."""
+    gains: list[list[StageGain]]
+    """Of each image, of each stage."""
+    seconds: float
+    """Time of the decode."""
 
 
 @torch.inference_mode()
 def _judge(
-    trials: Sequence[_Evaluated],
-    judges: Judges,
-    references: Tensor,
-    seed: int,
-    on_images: Callable[[Tensor, list[Tensor]], None] | None,
-) -> None:
-    """Every model and metric on a batch, whose first image has this seed."""
+    trials: Sequence[_Evaluated], judges: Judges, references: Tensor, seed: int
+) -> tuple[_Found, tuple[Tensor, list[Tensor]]]:
+    """Every model and metric on a batch, whose first image has this seed; originals and reconstructions beside it."""
     quantised = quantise(references)
-    judges.see(quantised)
+    originals = judges.look(quantised)
     seeds = range(seed, seed + len(references))
-    found = [trial.run(references, quantised, seeds, judges) for trial in trials]
-    if on_images:
-        on_images(quantised * 2 - 1, [each * 2 - 1 for each in found])
+    found, images = zip(
+        *(trial.run(references, quantised, seeds, judges, originals.fresh) for trial in trials), strict=True
+    )
+    return _Found(originals=originals, trials=list(found)), (quantised * 2 - 1, [each * 2 - 1 for each in images])
+
+
+def _take(trials: Sequence[_Evaluated], judges: Judges, found: _Found) -> int:
+    """Takes in what was found of a batch; how many images that is."""
+    new, count = judges.take(found.originals), len(found.originals.digests)
+    for trial, each in zip(trials, found.trials, strict=True):
+        trial.take(each, new, count, keep=judges.keep)
+    return count
 
 
 class _Evaluated:
@@ -178,26 +219,38 @@ class _Evaluated:
         self.features: dict[str, Features] = {}
         self.gains: list[list[StageGain]] = []  # of each image, of each stage
         self.seconds: list[tuple[int, float]] = []  # (images, time) of each decode
-        self.flop = 0.0
+        self.flop: float | None = None  # until the first batch
 
-    def run(self, references: Tensor, quantised: Tensor, seeds: Sequence[int], judges: Judges) -> Tensor:
-        """Reconstructs a batch and takes all metrics. Returns the reconstructions in [0, 1]."""
+    def run(
+        self, references: Tensor, quantised: Tensor, seeds: Sequence[int], judges: Judges, fresh: Sequence[int]
+    ) -> tuple[_Trial, Tensor]:
+        """Reconstructs a batch and takes all metrics, Frechet features of the `fresh` ones; and the reconstructions."""
         code = self.tokenizer.encode(references)
-        if not self.seconds:
+        if self.flop is None:
             self.flop = count_flops(lambda: self._decode(code, seeds)) / len(references)  # the warm-up, too
         start = self._now()
         stages = self._decode(code, seeds)
-        self.seconds.append((len(references), self._now() - start))
+        seconds = self._now() - start
 
         images = quantise(stages[-1])
-        if references.shape[-1] % self.tokenizer.schedule.multiple == 0:
-            self.gains += stage_gains(self.tokenizer, code, stages, references) or []
-        for key, measure in judges.measures.items():
-            self.values.setdefault(key, []).extend(measure(images, quantised).tolist())
-        if judges.fresh:
-            for key, network in judges.networks.items():
-                self.features.setdefault(key, Features(keep=judges.keep)).update(network(images[judges.fresh]))
-        return images
+        fits = references.shape[-1] % self.tokenizer.schedule.multiple == 0
+        taken = judges.networks.items() if fresh else ()
+        trial = _Trial(
+            values={key: measure(images, quantised).tolist() for key, measure in judges.measures.items()},
+            features={key: network(images[list(fresh)]).detach().cpu() for key, network in taken},
+            gains=(stage_gains(self.tokenizer, code, stages, references) or []) if fits else [],
+            seconds=seconds,
+        )
+        return trial, images
+
+    def take(self, trial: _Trial, new: list[int], count: int, *, keep: bool) -> None:
+        """Takes in what was found of a batch of `count` images, features of the `new` ones."""
+        for key, values in trial.values.items():
+            self.values.setdefault(key, []).extend(values)
+        for key, features in trial.features.items() if new else ():
+            self.features.setdefault(key, Features(keep=keep)).update(features[new])
+        self.gains += trial.gains
+        self.seconds.append((count, trial.seconds))
 
     def row(self, judges: Judges, batch: int, bootstrap: int) -> Row:
         values = {key: fmean(each) for key, each in self.values.items()}
@@ -224,7 +277,7 @@ class _Evaluated:
             seconds_per_image=median(time for count, time in self.seconds if count == largest) / largest,
             batch=min(batch, largest),
             parameters=sum(p.numel() for p in self.tokenizer.parameters()),
-            gflop_per_image=self.flop / 1e9,
+            gflop_per_image=(self.flop or 0.0) / 1e9,
         )
 
     def _decode(self, code: Encoding, seeds: Sequence[int]) -> list[Tensor]:
@@ -264,17 +317,6 @@ def _load(model: Model, sampler: SamplerConfig, size: int) -> tuple[str, Tokeniz
     check_side(tokenizer.layout, size, name)
     taking.shifts(tokenizer.schedule)
     return name, tokenizer, steps, taking
-
-
-def _batches(images: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
-    group: list[Tensor] = []
-    for image in images:
-        group.append(image)
-        if len(group) == batch:
-            yield torch.stack(group)
-            group = []
-    if group:
-        yield torch.stack(group)
 
 
 def _mean_gains(gains: Sequence[Sequence[StageGain]]) -> tuple[StageGain, ...] | None:

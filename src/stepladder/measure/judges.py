@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from stepladder.errors import MissingDependencyError
 from stepladder.measure.metrics import FeatureStatistics, FrechetMetric, Metric
 from stepladder.measure.metrics.base import FeatureNetwork, ImageMeasure
 
-__all__ = ["Features", "Judges", "first_seen"]
+__all__ = ["Features", "Judges", "Originals", "digest", "first_seen"]
 
 
 class Features:
@@ -36,8 +37,23 @@ class Features:
         return torch.cat(self._parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Originals:
+    """What is to be known of a batch of originals; on the CPU."""
+
+    digests: list[bytes]
+    """Of each, in 8 bits: the same for the same image."""
+    fresh: list[int]
+    """Places of those that the process which looked had not seen before."""
+    features: dict[str, Tensor]
+    """Of these, by key of the distance."""
+
+
 class Judges:
-    """The metrics that can be computed here, and their features of the originals."""
+    """The metrics that can be computed here, and their features of the originals.
+
+    Processes that share an evaluation `look` at batches of their own; one of them `take`s what they found, in order.
+    """
 
     def __init__(self, metrics: Sequence[Metric], *, size: int, crops: int, keep: bool, device: torch.device) -> None:
         self.metrics = metrics
@@ -58,19 +74,27 @@ class Judges:
         """Features of different originals, by key of the distance."""
         self.photographs: list[int] = []
         """The photograph of which each of these is a crop."""
-        self.fresh: list[int] = []
-        """Indices in the batch of originals that were not seen before."""
         self._crops, self._images = crops, 0
-        self._seen: set[bytes] = set()
+        self._looked: set[bytes] = set()  # by this process
+        self._seen: set[bytes] = set()  # of all that was taken in
 
-    def see(self, references: Float[Tensor, "b 3 h w"]) -> None:
-        """Looks at a batch of originals in [0, 1]."""
-        self.fresh = first_seen(references, self._seen)
-        self.photographs += [(self._images + place) // self._crops for place in self.fresh]
-        self._images += len(references)
-        if self.fresh:
-            for key, network in self.networks.items():
-                self.originals[key].update(network(references[self.fresh]))
+    def look(self, references: Float[Tensor, "b 3 h w"]) -> Originals:
+        """What is to be known of a batch of originals in [0, 1], of those that this process has not seen before."""
+        digests = [digest(image) for image in references.cpu()]
+        fresh = first_seen(digests, self._looked)
+        taken = self.networks.items() if fresh else ()
+        features = {key: network(references[fresh]).detach().cpu() for key, network in taken}
+        return Originals(digests=digests, fresh=fresh, features=features)
+
+    def take(self, originals: Originals) -> list[int]:
+        """Takes in a batch, of whichever process; which of `originals.fresh` no process has seen before."""
+        new = first_seen([originals.digests[place] for place in originals.fresh], self._seen)
+        self.photographs += [(self._images + originals.fresh[row]) // self._crops for row in new]
+        self._images += len(originals.digests)
+        if new:
+            for key, features in originals.features.items():
+                self.originals[key].update(features[new])
+        return new
 
     def caveats(self) -> dict[str, str]:
         """Caveats of Frechet distances over this many images."""
@@ -97,12 +121,16 @@ class Judges:
             self.measures[metric.key] = metric.load(device)
 
 
-def first_seen(images: Tensor, seen: set[bytes]) -> list[int]:
-    """Indices of the images whose digests are not in `seen`, to which they are added."""
+def first_seen(digests: Sequence[bytes], seen: set[bytes]) -> list[int]:
+    """Indices of the digests that are not in `seen`, to which they are added."""
     fresh = []
-    for place, image in enumerate(images.cpu()):
-        digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
+    for place, digest in enumerate(digests):
         if digest not in seen:
             seen.add(digest)
             fresh.append(place)
     return fresh
+
+
+def digest(image: Tensor) -> bytes:
+    """Of one image: the same for the same values."""
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).digest()

@@ -74,6 +74,8 @@ class Report:
     """Of stepladder."""
     bootstrap: int
     """How often photographs were drawn anew for an interval; 0 for none."""
+    processes: int = 1
+    """How many shared the work, and perhaps a machine: times of decodes are those of each."""
     rows: tuple[Row, ...]
     notes: Mapping[str, str]
     """Why a metric is missing, or what to be careful about."""

@@ -5,7 +5,9 @@ decay(n) = min(d, (1 + n) / (10 + n))    after n steps
 It replaces AveragedModel of torch 2.13, which reads a counter back from the device at every update.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,11 @@ class MovingAverage(nn.Module):
         super().__init__()
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.limit = limit
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """The model with averaged weights."""
+        yield self.module
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

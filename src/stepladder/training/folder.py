@@ -11,7 +11,8 @@
     model/             the averaged weights, loadable by `Tokenizer.from_pretrained`
 
 A run resumes with its original configuration: with another seed, batch size or rate nothing could repeat it. Apart from
-the number of steps, only settings that do not affect what is learnt may change.
+the number of steps, only settings that do not affect what is learnt may change. Another number of processes may share
+the batches, as long as a step takes as many images.
 """
 
 import contextlib
@@ -43,6 +44,7 @@ MAY_CHANGE = (
     "keep_checkpoints",
     "tracker",
     "compile",
+    "shard",
     "gradient_checkpointing",
     "data.workers",
     "data.validation",
@@ -50,6 +52,9 @@ MAY_CHANGE = (
     "data.validation_size",
 )
 """Keys whose values a resume may change."""
+
+_REGROUPED = ("batch_size", "accumulate")
+"""Keys that may change with the number of processes, while a step takes as many images as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +130,43 @@ class RunFolder:
         """Writes `config.json`, what changed in it at this step, and `environment.json`.
 
         Raises:
-            ConfigError: If the number of processes is not that of the run so far.
+            ConfigError: If a step would take another number of images than the steps of the run so far.
         """
         place = self.path / "environment.json"
-        before = _read_json(place).get("processes") if step else None
         now = environment["processes"]
-        if before not in (None, now):
-            raise ConfigError(
-                f"The run in {self.path} began with {before} processes, and this is a resume with {now}: every process "
-                f"has images and noise of its own. Start {before}, or a new run with another --out."
-            )
-        if self._changes:
-            lines = [json.dumps({"step": step, "key": c.key, "old": c.old, "new": c.new}) for c in self._changes]
+        before = (_read_json(place).get("processes") if step else None) or now
+        if step:
+            self._check_step(before, now)
+        changes = [*self._changes, *([Change("processes", before, now)] if before != now else [])]
+        if changes:
+            lines = [json.dumps({"step": step, "key": c.key, "old": c.old, "new": c.new}) for c in changes]
             log = self.path / "changes.jsonl"
             earlier = log.read_text(encoding="utf-8") if log.exists() else ""
             write_text(log, earlier + "".join(f"{line}\n" for line in lines))
         write_text(self.path / "config.json", dump(self.config) + "\n")
         write_text(place, json.dumps(environment, indent=2) + "\n")
 
+    def _check_step(self, before: int, now: int) -> None:
+        """Checks that a step takes as many images as before, when the number of processes changes."""
+        old, batch = _read_json(self.path / "config.json"), self.config.batch_size
+        was = [old.get(key, getattr(self.config, key)) for key in _REGROUPED]
+        wanted, found = was[0] * was[1] * before, batch * self.config.accumulate * now
+        if wanted == found:
+            return
+        way = f"Start a number of processes that divides {wanted // was[0]}, or a new run with another --out."
+        if wanted % (batch * now) == 0:
+            way = f"Set accumulate to {wanted // (batch * now)}, or start a new run with another --out."
+        elif wanted % now == 0:
+            way = f"Set batch_size to {wanted // now} and accumulate to 1, or start a new run with another --out."
+        raise ConfigError(
+            f"A step of the run in {self.path} takes {wanted} images (batch_size {was[0]} x accumulate {was[1]} x "
+            f"{before} processes), and this resume {found} ({batch} x {self.config.accumulate} x {now}). A run takes "
+            f"as many in all steps. {way}"
+        )
+
     def _find_changes(self) -> list[Change]:
         changes = list(_differences(_read_json(self.path / "config.json"), unstructure(self.config)))
-        refused = [change for change in changes if change.key not in MAY_CHANGE]
+        refused = [change for change in changes if change.key not in (*MAY_CHANGE, *_REGROUPED)]
         if refused:
             raise ConfigError(
                 f"The run in {self.path} has another configuration, and --resume would change "

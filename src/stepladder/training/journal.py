@@ -1,19 +1,21 @@
 """What the main process writes during a run: records and pictures, also to a tracker, and the report."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from PIL import Image
 from torch import nn
 
 from stepladder.images import save_png
+from stepladder.processes import Processes
 from stepladder.training.batches import Batch
 from stepladder.training.folder import RunFolder
 from stepladder.training.records import Findings, RecordFile, RunningMeans, StepRecord
 from stepladder.training.report import Report
 from stepladder.training.trackers import Tracker, log_picture, log_record
 
-__all__ = ["Journal", "Validation"]
+__all__ = ["Average", "Journal", "Validation"]
 
 
 class Validation(Protocol):
@@ -24,12 +26,23 @@ class Validation(Protocol):
         ...
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
-        """Evaluates the averaged model, given a training batch: numbers, and a picture if there is one."""
+        """Evaluates the averaged model, given a training batch: numbers, and a picture if there is one.
+
+        All processes call it, and may share the work; what the first one gets is written.
+        """
+        ...
+
+
+class Average(Protocol):
+    """Averaged weights, on one process or divided over several."""
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        """The model that has them; all processes open it."""
         ...
 
 
 class Journal:
-    """Means, records and pictures of one session of a run; of other processes than the first, means alone."""
+    """Means, records and pictures of one session of a run; other processes than the first keep means alone."""
 
     def __init__(
         self,
@@ -38,7 +51,7 @@ class Journal:
         trackers: Sequence[Tracker],
         on_record: Callable[[StepRecord], None],
         *,
-        writes: bool,
+        processes: Processes,
         images_per_step: int,
         step: int,
     ) -> None:
@@ -46,22 +59,22 @@ class Journal:
         self._folder, self._validation = folder, validation
         self._trackers, self._on_record = trackers, on_record
         self._images_per_step, self._step = images_per_step, step
-        self._file = RecordFile(folder.records, step=step) if writes else None
+        self._file = RecordFile(folder.records, step=step) if processes.main else None
         self._report = Report(folder.path)
         self.means = RunningMeans(self._file.seconds_before if self._file else 0.0)
 
-    def look_at_the_start(self, model: nn.Module, example: Batch) -> None:
+    def look_at_the_start(self, average: Average, example: Batch) -> None:
         """Evaluates a new run before its first step, so that failures show now and not hours later."""
         if self._step == 0:
-            self.validate(model, example, 0)
+            self.validate(average, example, 0)
 
-    def validate(self, model: nn.Module, batch: Batch, step: int) -> Findings | None:
-        """Evaluates the averaged model when that is due, and writes the picture if there is one."""
-        if self._file is None or not self._validation.due(step):
+    def validate(self, average: Average, batch: Batch, step: int) -> Findings | None:
+        """Evaluates the averaged model when that is due, by all processes, and writes the picture if there is one."""
+        if not self._validation.due(step):
             return None
-        with self.means.paused():
+        with self.means.paused(), average.whole() as model:
             findings, picture = self._validation(model, batch, step)
-            if picture is not None:
+            if picture is not None and self._file is not None:
                 save_png(picture, self._folder.path / "grids" / f"step-{step:07d}.png", force=True)
                 log_picture(self._trackers, "reconstructions", picture, step=step)
         return findings

@@ -9,30 +9,23 @@ tokenizers: the prior of `examples/generation` trains in it, too.
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from stepladder.errors import CheckpointError
-from stepladder.nn.blocks import channels_last
-from stepladder.training.batches import Batch, Batches, Places, ResumableBatches, next_batch, to_device
+from stepladder.training.batches import Batch, Batches, ResumableBatches, next_batch, to_device
 from stepladder.training.config import OptimiserConfig, RunConfig
-from stepladder.training.ema import MovingAverage
 from stepladder.training.folder import RunFolder
-from stepladder.training.hardware import compile_networks, environment, precision_on, recomputing
 from stepladder.training.interruption import Interruption
 from stepladder.training.journal import Journal, Validation
-from stepladder.training.objective import Objective, OptimiserGroup, batch_seed
+from stepladder.training.objective import Objective, batch_seed
 from stepladder.training.records import StepRecord
-from stepladder.training.state import RunState, load_state, save_state
-from stepladder.training.trackers import check_tracker, start_tracker
+from stepladder.training.setup import Run, set_up, start
+from stepladder.training.state import save_state
 
 __all__ = ["Task", "fit", "learning_rate"]
 
@@ -50,7 +43,7 @@ class Task:
     example: Batch
     """A batch of one item, of which the operations are counted."""
     validation: Validation
-    """Evaluates the averaged model, in the main process."""
+    """How the averaged model is evaluated, by all processes together."""
     export: Callable[[nn.Module, Path], object]
     """Writes the averaged model to the folder of the run."""
 
@@ -77,11 +70,11 @@ def fit(
     Raises:
         StepladderError: If folder or checkpoint cannot be used, or gradients stop being finite.
     """
-    run = _set_up(task, config, folder)
+    run = set_up(task.objective, task.example, config, folder)
     with folder.locked() if run.main else nullcontext(), Interruption() as interruption:
-        step = _start(run, task.example)
+        step = start(run)
         journal = _journal(run, task.validation, on_record, step)
-        journal.look_at_the_start(run.averaged, task.example.to(run.device))
+        journal.look_at_the_start(run.ema, task.example.to(run.device))
         stream = _stream(run, task.batches, step)
         last, signal = min(config.steps, stop_after or config.steps), None
         while step < last and signal is None:
@@ -89,7 +82,7 @@ def fit(
             losses = []
             for micro in range(config.accumulate):
                 batch = to_device(next_batch(stream), run.device)
-                seed = batch_seed(config.seed, step, micro, run.process)
+                seed = batch_seed(config.seed, step, micro * run.processes.count + run.processes.index)
                 with run.synchronised(micro == config.accumulate - 1):
                     loss, parts = _forward(run, batch, seed, step / config.steps)
                     _backward(run, loss / config.accumulate)
@@ -99,12 +92,12 @@ def fit(
             _average(run, step)
             step += 1
             journal.means.add(losses, norms["model"], finite)
-            signal = interruption.noted(run.device)
+            signal = interruption.noted()
             ends = step == last or signal is not None
             if step % config.save_every == 0 or ends:
                 with journal.means.paused():
                     _save(run, step, stream)
-            findings = journal.validate(run.averaged, batch, step)
+            findings = journal.validate(run.ema, batch, step)
             if step % config.log_every == 0 or ends or findings is not None:
                 journal.record(step, rate, findings, last=ends)
         if signal is not None:
@@ -123,141 +116,25 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.learning_rate * min(1.0, warm, left)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Run:
-    """What the loop works with."""
-
-    config: RunConfig
-    folder: RunFolder
-    accelerator: Accelerator
-    objective: Objective
-    wrapped: nn.Module
-    """The objective; with several processes, it averages their gradients."""
-    groups: list[OptimiserGroup]
-    optimiser: torch.optim.Optimizer
-    ema: MovingAverage
-    places: Places
-    """Where the streams of all processes were at the checkpoint."""
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.accelerator.device
-        return device
-
-    @property
-    def main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def process(self) -> int:
-        return int(self.accelerator.process_index)
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The model with averaged weights: what is judged and exported."""
-        return self.ema.module
-
-    def synchronised(self, last: bool) -> AbstractContextManager[object]:
-        """Gradients of accumulated batches are averaged over processes once, with the last of them."""
-        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
-
-
-def _set_up(task: Task, config: RunConfig, folder: RunFolder) -> _Run:
-    """Everything but the checkpoint; writes nothing."""
-    check_tracker(config)
-    accelerator = Accelerator(
-        mixed_precision=precision_on(_processes().device, config),
-        gradient_accumulation_steps=1,
-        dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
-        log_with=config.tracker,
-        project_dir=folder.path / "tracker",
-    )
-    objective = channels_last(task.objective.to(accelerator.device))
-    recomputing(objective, config)
-    groups = objective.optimiser_groups()
-    ema = MovingAverage(objective.model, config.ema_decay)
-    optimiser = torch.optim.AdamW(
-        [{"params": group.parameters, "relative_rate": group.relative_rate} for group in groups],
-        lr=config.optimiser.learning_rate,
-        betas=config.optimiser.betas,
-        weight_decay=config.optimiser.weight_decay,
-        fused=True,
-    )
-    return _Run(
-        config=config,
-        folder=folder,
-        accelerator=accelerator,
-        objective=objective,
-        wrapped=objective,
-        groups=groups,
-        optimiser=optimiser,
-        ema=ema,
-        places={},
-    )
-
-
-def _processes() -> PartialState:
-    """The processes of the run, which accelerate knows from here on; on the CPU where its environment says so."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-def _start(run: _Run, example: Batch) -> int:
-    """Loads the checkpoint, if there is one, describes the run, and prepares everything for accelerate; the step."""
-    step = _restore(run)
-    if run.main:
-        processes = run.accelerator.num_processes
-        run.folder.describe(step, environment(run.objective, run.config, example.to(run.device), processes))
-        if run.config.tracker is not None:
-            start_tracker(run.accelerator, run.config, run.folder.path)
-    for network in recomputing(run.objective, run.config):
-        network.checkpointing = True
-    if run.config.compile:
-        compile_networks(run.objective)
-    run.wrapped, run.optimiser = run.accelerator.prepare(run.objective, run.optimiser)
-    run.objective.train()
-    return step
-
-
-def _restore(run: _Run) -> int:
-    place = run.folder.state
-    if place is None:
-        return 0
-    state = load_state(place)
-    try:
-        run.objective.load_model(state.model)
-        discriminator = run.objective.discriminator()
-        if discriminator is not None:
-            discriminator.load_state_dict(state.discriminator)
-        run.ema.load_state_dict(state.ema)
-        run.optimiser.load_state_dict(state.optimiser)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"Checkpoint {place} does not fit this configuration. A run resumes with the network that it began with: "
-            f"use {run.folder.path / 'config.json'}, or another --out."
-        ) from error
-    run.places = state.data
-    return state.step
-
-
-def _journal(run: _Run, validation: Validation, on_record: Callable[[StepRecord], None], step: int) -> Journal:
-    config, processes = run.config, run.accelerator.num_processes
+def _journal(run: Run, validation: Validation, on_record: Callable[[StepRecord], None], step: int) -> Journal:
+    config, processes = run.config, run.processes
     return Journal(
         run.folder,
         validation,
         run.accelerator.trackers,
         on_record,
-        writes=run.main,
-        images_per_step=config.batch_size * config.accumulate * processes,
+        processes=processes,
+        images_per_step=config.batch_size * config.accumulate * processes.count,
         step=step,
     )
 
 
-def _stream(run: _Run, batches: Batches, step: int) -> Iterator[Batch]:
+def _stream(run: Run, batches: Batches, step: int) -> Iterator[Batch]:
     """The batches of this process from a step on."""
     stream = batches(
         start_batch=step * run.config.accumulate,
-        process_index=run.process,
-        num_processes=run.accelerator.num_processes,
+        process_index=run.processes.index,
+        num_processes=run.processes.count,
     )
     if isinstance(stream, ResumableBatches):
         stream.go_on(run.places)
@@ -274,67 +151,53 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
 
 
 @record_function("forward")
-def _forward(run: _Run, batch: Batch, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-    loss, parts = run.wrapped(batch, seed, progress)
-    return loss, parts
+def _forward(run: Run, batch: Batch, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    return run.loss(batch, seed, progress)
 
 
 @record_function("backward")
-def _backward(run: _Run, loss: Tensor) -> None:
+def _backward(run: Run, loss: Tensor) -> None:
     run.accelerator.backward(loss)
 
 
 @record_function("clip")
-def _clip(run: _Run) -> dict[str, Tensor]:
+def _clip(run: Run) -> dict[str, Tensor]:
     """Clips the gradients of model and discriminator separately; returns the norms before."""
     parts: dict[str, list[nn.Parameter]] = {}
     for group in run.groups:
         parts.setdefault(group.part, []).extend(group.parameters)
     limit = run.config.optimiser.clip_norm
-    return {
-        part: torch.as_tensor(run.accelerator.clip_grad_norm_(parameters, limit)) for part, parameters in parts.items()
-    }
+    return {part: run.clip(parameters, limit) for part, parameters in parts.items()}
 
 
 @record_function("optimise")
-def _optimise(run: _Run, norms: Mapping[str, Tensor]) -> Tensor:
+def _optimise(run: Run, norms: Mapping[str, Tensor]) -> Tensor:
     """Takes a step, unless a gradient is not finite; returns whether it did.
 
     The fused optimiser decides that on the device: the host runs ahead of it, and asks only when it writes a record.
     """
     finite = torch.stack([norm.isfinite() for norm in norms.values()]).all()
-    inner = run.optimiser.optimizer if isinstance(run.optimiser, AcceleratedOptimizer) else run.optimiser
-    inner.found_inf = (~finite).float()  # type: ignore[union-attr]
+    run.inner_optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
     run.optimiser.step()
     run.optimiser.zero_grad(set_to_none=True)
     return finite
 
 
 @record_function("average")
-def _average(run: _Run, step: int) -> None:
+def _average(run: Run, step: int) -> None:
     run.ema.update(run.objective.model, step)
 
 
-def _save(run: _Run, step: int, stream: Iterator[Batch]) -> None:
-    mine = [stream.state() if isinstance(stream, ResumableBatches) else {}]
-    everyone = gather_object(mine) if run.accelerator.num_processes > 1 else mine
-    if run.main:
-        discriminator = run.objective.discriminator()
-        state = RunState(
-            step=step,
-            model=run.objective.model.state_dict(),
-            discriminator=discriminator.state_dict() if discriminator is not None else {},
-            ema=run.ema.state_dict(),
-            optimiser=run.optimiser.state_dict(),
-            data={lane: place for places in everyone for lane, place in places.items()},
-        )
-        save_state(state, run.folder.checkpoints, keep=run.config.keep_checkpoints)
-    run.accelerator.wait_for_everyone()
+def _save(run: Run, step: int, stream: Iterator[Batch]) -> None:
+    everyone = run.processes.gather(stream.state() if isinstance(stream, ResumableBatches) else {})
+    places = {lane: place for part in everyone for lane, place in part.items()}
+    save_state(run.state(step, places), run.folder.checkpoints, keep=run.config.keep_checkpoints)
 
 
-def _export(run: _Run, export: Callable[[nn.Module, Path], object]) -> None:
+def _export(run: Run, export: Callable[[nn.Module, Path], object]) -> None:
     for tracker in run.accelerator.trackers:
         tracker.finish()
-    if run.main:
-        export(run.averaged, run.folder.path)
+    with run.ema.whole() as model:
+        if run.main:
+            export(model, run.folder.path)
     run.accelerator.wait_for_everyone()

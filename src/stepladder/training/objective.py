@@ -86,9 +86,12 @@ class Objective(nn.Module, ABC):
         return self
 
 
-def batch_seed(seed: int, step: int, micro_batch: int, process: int) -> int:
-    """Seed of one batch of one process; a function of its position, so a resume draws the same."""
+def batch_seed(seed: int, step: int, batch: int) -> int:
+    """Seed of one batch, by its position among all batches of its step, on whichever process.
+
+    So a resume draws the same, even if other processes work on the batches.
+    """
     mixed = seed
-    for number in (step, micro_batch, process):
+    for number in (step, batch, 0):
         mixed = (mixed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63
     return mixed

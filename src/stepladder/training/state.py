@@ -6,24 +6,32 @@ renamed; older ones are removed after that. A folder with a final name is theref
 A run resumes bit for bit from its weights (and a discriminator's), their average, the optimiser and the step. Data
 order, crops, noise and learning rate are functions of (seed, step) and are not stored; for streams of shards, the
 position of each lane is.
+
+Where weights are divided among processes, each writes its parts into `shards/`, and `state.pt` has the rest.
 """
 
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import DeviceMesh
 
 from stepladder.errors import CheckpointError, OutputError
 from stepladder.files import reason
+from stepladder.processes import Processes
 from stepladder.training.batches import Places
+from stepladder.training.sharding import merged, read_shards, split, write_shards
 
 __all__ = ["RunState", "latest_state", "load_state", "save_state"]
 
 _STATE_FILE = "state.pt"
+_SHARDS = "shards"
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -43,35 +51,53 @@ class RunState:
 
 
 def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
-    """Writes `folder/step-N` in one step, then removes all but the newest `keep`.
+    """Writes `folder/step-N` in one step, then removes all but the newest `keep`. All processes call it.
 
     Raises:
         OutputError: If the disk refuses; earlier checkpoints stay as they are.
     """
+    processes = Processes()
     place = folder / f"step-{state.step:07d}"
-    temporary = folder / f".{place.name}.{os.getpid()}"
-    try:
+    temporary = folder / f".{place.name}.{processes.share(os.getpid())}"
+    rest, shards = split({part.name: getattr(state, part.name) for part in fields(state)})
+
+    def write() -> None:
         temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / _STATE_FILE).open("wb") as file:
-            torch.save({part.name: getattr(state, part.name) for part in fields(state)}, file)
+            torch.save(rest, file)
             file.flush()
             os.fsync(file.fileno())
+
+    def publish() -> None:
         if place.exists():
             shutil.rmtree(place)
         temporary.rename(place)
-    except (OSError, RuntimeError) as error:  # torch raises the second for a file that cannot grow
+        for old in _places(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    why = processes.share(_attempt(write) if processes.main else None)
+    if why is None and shards:
+        why = next(filter(None, processes.exchange(_attempt(lambda: write_shards(shards, temporary / _SHARDS)))), None)
+    if why is None:
+        why = processes.share(_attempt(publish) if processes.main else None)
+    if why is not None:
         shutil.rmtree(temporary, ignore_errors=True)
-        why = (
-            reason(error)
-            if isinstance(error, OSError)
-            else "the file cannot grow, most likely because the disk is full"
-        )
-        raise OutputError(
-            f"Cannot write checkpoint {place}: {why}. Free space there, then continue with --resume."
-        ) from error
-    for old in _places(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        raise OutputError(f"Cannot write checkpoint {place}: {why}. Free space there, then continue with --resume.")
     return place
+
+
+def _attempt(action: Callable[[], None]) -> str | None:
+    """Why the disk refused; None if it did not."""
+    try:
+        action()
+    except OSError as error:
+        return reason(error)
+    except CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        return reason(first) if isinstance(first, OSError) else " ".join(str(first).split())[:200]
+    except RuntimeError:  # of torch, for a file that cannot grow
+        return "the file cannot grow, most likely because the disk is full"
+    return None
 
 
 def latest_state(folder: Path) -> Path | None:
@@ -82,14 +108,20 @@ def latest_state(folder: Path) -> Path | None:
     return places[-1] if places else None
 
 
-def load_state(place: Path) -> RunState:
+def load_state(place: Path, mesh: DeviceMesh | None = None) -> RunState:
     """Reads a checkpoint.
+
+    Args:
+        place: Its folder.
+        mesh: Processes over which what was divided shall be divided now; None for whole tensors.
 
     Raises:
         CheckpointError: If it cannot be read.
     """
     try:
         data = torch.load(place / _STATE_FILE, map_location="cpu", weights_only=True)
+        if (place / _SHARDS).exists():
+            data = merged(data, read_shards(place / _SHARDS, mesh))
         return RunState(**data)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]

@@ -24,6 +24,7 @@ from stepladder.images import grid, to_pil
 from stepladder.losses import draw_stages
 from stepladder.measure.metrics import psnr, quantise
 from stepladder.measure.stages import working_from
+from stepladder.processes import Processes
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import path
 from stepladder.sampling.randomness import generator
@@ -72,10 +73,13 @@ class ImageValidation:
         return self._draws(step) or step == config.steps or records
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Findings, Image.Image | None]:
-        """PSNR and a grid when one is due; residuals except before the first step."""
+        """PSNR and a grid when one is due; residuals except before the first step.
+
+        Processes share the validation images; the first one gets all, and takes the residuals of its own batch.
+        """
         assert isinstance(model, Tokenizer)
         residuals, quality, picture = None, None, None
-        if step and self._stages:
+        if step and self._stages and Processes().main:
             residuals = stage_residuals(model, batch[:_RESIDUAL_IMAGES], seed=self._config.seed)
             self._warn(residuals, model.schedule.stages, step)
         if self._images is not None and self._draws(step):
@@ -130,25 +134,26 @@ def stage_residuals(tokenizer: Tokenizer, batch: Float[Tensor, "b 3 H W"] | Code
 
 def reconstruct(
     tokenizer: Tokenizer, images: Sequence[Float[Tensor, "1 3 s s"] | CodedImages], *, steps: Sequence[int]
-) -> tuple[dict[str, float], Image.Image]:
+) -> tuple[dict[str, float], Image.Image | None]:
     """Mean PSNR in dB of images that are reconstructed one by one, and originals above reconstructions.
 
+    Where a group of processes is open, each works on every P-th image, and the main one has the result: of others, no
+    number and no picture.
+
     Args:
-        tokenizer: In evaluation mode.
+        tokenizer: In evaluation mode; the same on every process.
         images: In [-1, 1], each a batch of its own, with their latents where they are from files.
         steps: Steps per stage to try; the picture has one row for each, below originals and initial estimates.
     """
-    rows: dict[str, list[Tensor]] = {}
-    for seed, item in enumerate(images):
-        image, code = (item, tokenizer.encode(item)) if isinstance(item, Tensor) else _from_files(tokenizer, item)
-        rows.setdefault("original", []).append(image)
-        with torch.inference_mode():
-            padded = tokenizer.decoder.network.context(code.latent).initial
-        if padded is not None:
-            initial = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
-            rows.setdefault("initial", []).append(initial)
-        for count in steps:
-            rows.setdefault(str(count), []).append(tokenizer.decode(code, seeds=[seed], steps=count))
+    processes = Processes()
+    mine = {
+        seed: _column(tokenizer, images[seed], seed, steps)
+        for seed in range(processes.index, len(images), processes.count)
+    }
+    columns = {seed: column for part in processes.gather(mine) for seed, column in part.items()}
+    if not processes.main:
+        return {}, None
+    rows = {name: [columns[seed][name] for seed in sorted(columns)] for name in columns[0]}
     references = quantise(torch.cat(rows["original"]))
     result = {
         name: psnr(quantise(torch.cat(row)), references).mean().item()
@@ -158,9 +163,21 @@ def reconstruct(
     return result, _captioned(rows)
 
 
+def _column(tokenizer: Tokenizer, item: Tensor | CodedImages, seed: int, steps: Sequence[int]) -> dict[str, Tensor]:
+    """An image and what the tokenizer makes of it, by the names of rows; on the CPU."""
+    image, code = (item, tokenizer.encode(item)) if isinstance(item, Tensor) else _from_files(tokenizer, item)
+    column = {"original": image}
+    with torch.inference_mode():
+        padded = tokenizer.decoder.network.context(code.latent).initial
+    if padded is not None:
+        column["initial"] = padded[:, :, : image.shape[2], : image.shape[3]].clamp(-1, 1)
+    column |= {str(count): tokenizer.decode(code, seeds=[seed], steps=count) for count in steps}
+    return {name: tile.float().cpu() for name, tile in column.items()}
+
+
 def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
     """Rows of images, each below a line that says what they are."""
-    bands = [grid([to_pil(tile[0].float().cpu()) for tile in row], columns=len(row)) for row in rows.values()]
+    bands = [grid([to_pil(tile[0]) for tile in row], columns=len(row)) for row in rows.values()]
     sheet = Image.new("RGB", (bands[0].width, sum(band.height + _CAPTION for band in bands)), "white")
     draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(), 0
     for name, band in zip(rows, bands, strict=True):

@@ -67,6 +67,8 @@ class RunConfig:
     """Autocast of the forward pass: none (float32), bfloat16, or auto for bfloat16 where the device is fast in it."""
     compile: bool = False
     """Compile the networks before training."""
+    shard: bool = False
+    """Divide weights, gradients, moments and averages over the processes (FSDP2), for models that do not fit one."""
     gradient_checkpointing: bool = False
     """Recompute activations inside the blocks of a network for gradients: less memory, a third more computation."""
     seed: int = 0
@@ -83,6 +85,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints")
         check_at_least(self, 0, "seed")
+        if self.shard and self.compile:
+            raise ConfigError(
+                "shard and compile are both true, and networks that gather their weights are not compiled. Set one of "
+                "them to false."
+            )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay {self.ema_decay} is outside [0, 1). Usual values: 0.99 to 0.9999.")
 
