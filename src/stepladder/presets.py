@@ -38,9 +38,8 @@ def photo() -> TokenizerConfig:
 
 def photo_base() -> TokenizerConfig:
     """The ordinary diffusion decoder (K = 1) of the same encoder and network as `photo`."""
-    decoder = ConvDecoderConfig(hand_on_features=False)
     ladder = LadderConfig(num_stages=1, residuals=[0.083])
-    return replace(photo(), decoder=decoder, ladder=ladder, steps_per_stage=8)
+    return replace(photo(), decoder=ConvDecoderConfig(), ladder=ladder, steps_per_stage=8)
 
 
 def photo_f16() -> TokenizerConfig:
@@ -49,15 +48,17 @@ def photo_f16() -> TokenizerConfig:
         latent_channels=16,
         encoder=ConvEncoderConfig(stride=16, width=64, depth=2, latent_depth=4),
         bottleneck=PlainConfig(),
-        decoder=ConvDecoderConfig(context_width=160, context_depth=3),
-        ladder=LadderConfig(num_stages=3, ends=[0.11, 0.07, 0.0], residuals=[0.05, 0.09, 0.12]),
+        decoder=ConvDecoderConfig(context_width=160, context_depth=3, hand_on_features=True),
+        ladder=LadderConfig(num_stages=3, ends=[0.13, 0.088, 0.0], residuals=[0.05, 0.097, 0.129]),
         steps_per_stage=4,
     )
 
 
 def photo_f16_base() -> TokenizerConfig:
     """The ordinary diffusion decoder (K = 1) of the same encoder and network as `photo_f16`."""
-    return replace(photo_f16(), ladder=LadderConfig(num_stages=1, residuals=[0.12]), steps_per_stage=8)
+    decoder = ConvDecoderConfig(context_width=160, context_depth=3)
+    ladder = LadderConfig(num_stages=1, residuals=[0.129])
+    return replace(photo_f16(), decoder=decoder, ladder=ladder, steps_per_stage=8)
 
 
 def tiny() -> TokenizerConfig:

@@ -42,15 +42,15 @@ def test_the_norm_is_computed_in_float32():
 
 
 def test_modulation_starts_as_the_identity_and_then_scales_and_shifts():
-    modulation, x, embedding = Modulation(6, 4, bounded=False), draw(2, 4, 3, 3), draw(2, 6)
+    modulation, x, embedding = Modulation(6, 4), draw(2, 4, 3, 3), draw(2, 6)
     assert torch.equal(modulation(x, embedding), x)
     with torch.no_grad():
-        modulation.project.bias.copy_(torch.tensor([1.0] * 4 + [5.0] * 4))
-    torch.testing.assert_close(modulation(x, embedding), 2 * x + 5)
+        modulation.project.bias.copy_(torch.tensor([0.5] * 4 + [-0.25] * 4).atanh())
+    torch.testing.assert_close(modulation(x, embedding), 1.5 * x - 0.25)
 
 
-def test_a_bounded_modulation_moves_features_by_no_more_than_their_scale():
-    modulation, x, embedding = Modulation(6, 4, bounded=True), draw(2, 4, 3, 3), draw(2, 6)
+def test_a_modulation_moves_features_by_no_more_than_their_scale():
+    modulation, x, embedding = Modulation(6, 4), draw(2, 4, 3, 3), draw(2, 6)
     assert torch.equal(modulation(x, embedding), x)
     with torch.no_grad():
         modulation.project.bias.fill_(1e6)

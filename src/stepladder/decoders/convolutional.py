@@ -65,9 +65,6 @@ class ConvDecoderConfig:
     """Channels at full resolution."""
     embedding_width: int = 256
     """Width of the embedding of noise coordinate and scale."""
-    bounded: bool = True
-    """Whether modulations are bounded, and features are normalised and modulated before and in the head. False only in
-    old models."""
     hand_on_features: bool = False
     """Whether a stage also receives the features of the stage before, beside its clean image."""
 
@@ -104,10 +101,9 @@ class ConvDecoder(DecoderNetwork):
         self.coarse = _blocks(config, config.coarse_width, config.coarse_depth)
         self.refine = nn.Conv2d(config.coarse_width, config.width, 1)
         self.after = _blocks(config, config.width, config.depth)
-        if config.bounded:
-            self.norm = ChannelNorm(config.width)
-            self.modulation = Modulation(embedding, config.width, bounded=True)
-            self.head_modulation = Modulation(embedding, config.head_width, bounded=True)
+        self.norm = ChannelNorm(config.width)
+        self.modulation = Modulation(embedding, config.width)
+        self.head_modulation = Modulation(embedding, config.head_width)
         if config.hand_on_features:
             self.receive_norm = ChannelNorm(config.width)
             self.receive = zero_init(nn.Conv2d(config.width, config.coarse_width, 1))
@@ -220,12 +216,9 @@ class ConvDecoder(DecoderNetwork):
 
     def _head(self, features: Tensor, seen: Tensor, embedding: Tensor) -> Float[Tensor, "b 3 h w"]:
         """The layers at full resolution, across the borders of patches."""
-        if self.config.bounded:
-            features = self.modulation(self.norm(features), embedding)
+        features = self.modulation(self.norm(features), embedding)
         pixels = F.pixel_shuffle(self.to_head(F.silu(features)), _PATCH)  # (B, head_width, h, w)
-        hidden = self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1))
-        if self.config.bounded:
-            hidden = self.head_modulation(hidden, embedding)
+        hidden = self.head_modulation(self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1)), embedding)
         residual: Tensor = self.out(F.silu(hidden))
         return residual
 
@@ -257,8 +250,7 @@ class _LatentReader(nn.Module):
 
 
 def _blocks(config: ConvDecoderConfig, width: int, depth: int) -> nn.ModuleList:
-    embedding, bounded = config.embedding_width, config.bounded
-    return nn.ModuleList(ResidualBlock(width, embedding=embedding, bounded=bounded) for _ in range(depth))
+    return nn.ModuleList(ResidualBlock(width, embedding=config.embedding_width) for _ in range(depth))
 
 
 def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:

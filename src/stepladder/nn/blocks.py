@@ -37,39 +37,36 @@ class ChannelNorm(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Scale and shift of features by an embedding; the identity at the start of training.
+    """Bounded scale and shift of features by an embedding; the identity at the start of training.
 
-    Bounded, both lie in (-1, 1), so that features stay close to unit scale and later activations do not saturate.
+    Both lie in (-1, 1), so that features stay close to unit scale and later activations do not saturate.
 
     Reference: Scalable Diffusion Models with Transformers (Peebles & Xie, 2022), https://arxiv.org/abs/2212.09748
     """
 
-    def __init__(self, embedding: int, channels: int, *, bounded: bool) -> None:
+    def __init__(self, embedding: int, channels: int) -> None:
         super().__init__()
-        self.bounded = bounded
         self.project = zero_init(Projection(embedding, 2 * channels))
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: TimeFeatures) -> Float[Tensor, "b c h w"]:
         """Returns x (1 + scale) + shift."""
-        found = self.project(embedding)[:, :, None, None]
-        scale, shift = (found.tanh() if self.bounded else found).chunk(2, dim=1)  # (B, C, 1, 1) each
+        scale, shift = self.project(embedding)[:, :, None, None].tanh().chunk(2, dim=1)  # (B, C, 1, 1) each
         return torch.addcmul(x + shift, x, scale)
 
 
 class ResidualBlock(nn.Module):
     """x + conv(silu(conv(modulate(norm(x))))), the identity at the start of training."""
 
-    def __init__(self, channels: int, *, embedding: int | None = None, bounded: bool = True) -> None:
+    def __init__(self, channels: int, *, embedding: int | None = None) -> None:
         """Builds the block.
 
         Args:
             channels: Features in and out.
             embedding: Width of the embedding that modulates the block; None for a block without one.
-            bounded: Whether the modulation is bounded.
         """
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.modulation = Modulation(embedding, channels, bounded=bounded) if embedding else None
+        self.modulation = Modulation(embedding, channels) if embedding else None
         self.inner = nn.Conv2d(channels, channels, 3, padding=1)
         self.outer = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
 
