@@ -17,7 +17,10 @@ CODE := src tests examples benchmarks recipes docs
 # One process of tests for each processor, one thread in each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 FAST := not slow
-.PHONY: help setup demo test check docs format tables pages clean
+.PHONY: help setup demo test check docs format tables paths pages clean
+# Of `make paths`: what the record calls the images, and further options of benchmarks/paths.py.
+NAME ?= validation photos
+PATHS ?=
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -63,6 +66,16 @@ tables: $(READY)  ## Write the tables and plots of README.md and docs/ from benc
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/plots.py
 	$(BIN)/python benchmarks/bulk_scale.py
+
+paths: $(READY)  ## Record every path of a decode on an idle machine (half an hour): make paths IMAGES=FOLDER
+	@test -d "$(IMAGES)" || { echo "error: no folder of images. Pass one: make paths IMAGES=FOLDER" >&2; exit 2; }
+	$(BIN)/stepladder export onnx photo@1 --out build/photo-onnx --force
+	$(BIN)/stepladder export openvino photo@1 --out build/photo-openvino --force
+	$(BIN)/stepladder export openvino photo@1 --out build/photo-int8 --int8 "$(IMAGES)" --force
+	$(BIN)/python benchmarks/record.py paths --force --command paths --data-name "$(NAME)" -- "$(IMAGES)" \
+	  --export build/photo-onnx --export build/photo-openvino --export build/photo-int8 --against kl --against tiny \
+	  --compile --size 256 --size 512 --size 1024 $(PATHS)
+	$(MAKE) tables
 
 pages: $(READY)  ## Write what docs/ takes from programs: the help of the commands, the toy, the pictures of the concepts
 	$(BIN)/python docs/generated.py

@@ -1,13 +1,13 @@
 """The same decode on every path: eager, fused, in half precision, compiled, exported, and beside it other decoders.
 
-    python benchmarks/paths.py IMAGES [--model photo] [--export DIR ...] [--against kl --against tiny] [--compile]
+    python benchmarks/paths.py DATA [--model photo] [--export DIR ...] [--against kl --against tiny] [--compile]
                                [--size 256 ...] [--repeats 5] [--threads N]
 
 All paths decode the latents of the same images with the same seeds, one image at a time, and take turns: all decode
 once before any decodes again. Reported are medians, and what each path loses of PSNR against float32 in torch on the
 images, at the first size. Exports are folders that `stepladder export` wrote; one of OpenVINO is measured in float32,
-and in bfloat16 where the processor has it. Compiled networks and other decoders are measured at the first size
-alone. `benchmarks/record.py NAME --command paths` records it.
+and in bfloat16 where the processor has it. Networks are compiled for each size. `make paths` does all of it, and
+`benchmarks/record.py NAME --command paths` records it.
 """
 
 import argparse
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from stepladder import __version__
+from stepladder.data import evaluation_images, open_source
 from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import StepladderError
-from stepladder.images import centre_crop_resize, image_files, load_image, to_tensor
 from stepladder.integrations.diffusers.contenders import find_decoders
 from stepladder.measure.contenders import Setting
 from stepladder.measure.profiling import describe_environment
@@ -54,11 +54,11 @@ class Way:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the measurement; returns its exit status."""
     parser = argparse.ArgumentParser(description="Measure the paths of a decode; print a report as JSON.")
-    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("data", help="as `stepladder evaluate` takes it")
     parser.add_argument("--model", default="photo", help="name or folder (default: photo)")
     parser.add_argument("--export", type=Path, action="append", default=[], metavar="DIR", help="may be repeated")
     parser.add_argument("--against", action="append", default=[], metavar="NAME", help="kl, tiny; may be repeated")
-    parser.add_argument("--compile", action="store_true", help="also compiled, at the first size")
+    parser.add_argument("--compile", action="store_true", help="also compiled")
     parser.add_argument("--size", type=int, action="append", help="side of the images (default: 256)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -76,16 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The report."""
     tokenizer = Tokenizer.from_pretrained(options.model)
-    files = image_files(options.images)[:IMAGES]
+    source = open_source(options.data)
     sizes = options.size or [256]
     rows: list[dict[str, Any]] = []
     for size in sizes:
         paths = [
-            *of_tokenizer(tokenizer, compiled=options.compile and size == sizes[0]),
+            *of_tokenizer(tokenizer, compiled=options.compile),
             *of_exports(options),
-            *(of_others(options, size) if size == sizes[0] else ()),
+            *of_others(options, size),
         ]
-        originals = [to_tensor(centre_crop_resize(load_image(file), size))[None] for file in files]
+        originals = [image[None] for _, image in evaluation_images(source, size=size, limit=IMAGES)]
         latents = [tokenizer.encode(image).latent for image in originals]
         for path in paths:
             path.decode(latents[0], size)
@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "batch": 1,
         "repeats": options.repeats,
         "seed": 0,
-        "images": len(files),
+        "images": len(originals),
         "matmul_peak_gflops": None,
         "rows": rows,
     }
@@ -123,9 +123,7 @@ def of_tokenizer(tokenizer: Tokenizer, *, compiled: bool) -> Iterator[Way]:
     yield Way("torch, fused, bfloat16", _eager(half))
     if compiled:
         for name, source in (("torch, fused, compiled", fused), ("torch, fused, compiled, bfloat16", half)):
-            network = copy.deepcopy(source)
-            network.decoder.network.compile(fullgraph=True, dynamic=False)
-            yield Way(name, _eager(network))
+            yield Way(name, _eager(copy.deepcopy(source).compile_decoder(any_size=False)))
 
 
 def of_exports(options: argparse.Namespace) -> Iterator[Way]:

@@ -1,13 +1,15 @@
 """What half precision costs: PSNR of models in float32 and in bfloat16, on the same images, with the same seeds.
 
-    python benchmarks/precision.py IMAGES MODEL@N [MODEL@N ...] [--limit 16]
+    python benchmarks/precision.py DATA [MODEL@N ...] [--limit 16]
 
-Images are cut to the central square, of 256 x 256 or of the one size that a model takes; networks of encoder and
-decoder both compute in the precision. `benchmarks/record.py NAME --command precision` records it.
+Without models, those of the folder `models` are compared, each with its own steps, at most four in each stage. Images
+are cut to the central square, of 256 x 256 or of the one size that a model takes; networks of encoder and decoder both
+compute in the precision. `benchmarks/record.py NAME --command precision` records it.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,16 +17,17 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stepladder import __version__
+from stepladder.data import ImageSource, evaluation_images, open_source
 from stepladder.errors import StepladderError
-from stepladder.images import centre_crop_resize, image_files, load_image, to_tensor
 from stepladder.layouts import TokenLayout
 from stepladder.measure.metrics import psnr, quantise
 from stepladder.models import ModelSpec, parse_model_spec
 from stepladder.tokenizer import Tokenizer
 
+MODELS = Path(__file__).resolve().parent.parent / "models"
+MOST_STEPS = 4
 SIDE = 256
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -32,13 +35,14 @@ DTYPES = (torch.float32, torch.bfloat16)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the measurement; returns its exit status."""
     parser = argparse.ArgumentParser(description="Measure models in float32 and bfloat16; print a report as JSON.")
-    parser.add_argument("images", type=Path, help="folder of images")
-    parser.add_argument("models", nargs="+", help="names or folders, with steps")
+    parser.add_argument("data", help="as `stepladder evaluate` takes it")
+    parser.add_argument("models", nargs="*", help="names or folders, with steps (default: all that are released)")
     parser.add_argument("--limit", type=int, default=16, help="images (default: 16)")
     options = parser.parse_args(arguments)
     try:
-        files = image_files(options.images)[: options.limit]
-        rows = [compare(parse_model_spec(model), files) for model in options.models]
+        source = open_source(options.data)
+        models = options.models or released()
+        rows = [compare(parse_model_spec(model), source, options.limit) for model in models]
     except StepladderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
         "version": __version__,
         "seed": 0,
-        "images": len(files),
+        "images": min(options.limit, len(source)),
         "size": SIDE,
         "rows": rows,
     }
@@ -55,11 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(spec: ModelSpec, files: Sequence[Path]) -> dict[str, Any]:
+def released() -> list[str]:
+    """The models of this repository, which decode in at most `MOST_STEPS` steps a stage."""
+    found = []
+    for folder in sorted(MODELS.iterdir()):
+        name = os.path.relpath(folder) if (folder / "config.json").is_file() else folder.name  # the embedded one
+        found.append(f"{name}@{min(MOST_STEPS, Tokenizer.from_pretrained(name).steps_per_stage)}")
+    return found
+
+
+def compare(spec: ModelSpec, source: ImageSource, limit: int) -> dict[str, Any]:
     """A model in both precisions."""
     tokenizer = Tokenizer.from_pretrained(spec.name)
     side = tokenizer.layout.side if isinstance(tokenizer.layout, TokenLayout) else SIDE
-    single, half = (fmean(_quality(tokenizer.to_precision(dtype), files, side, spec.steps)) for dtype in DTYPES)
+    single, half = (fmean(_quality(tokenizer.to_precision(dtype), source, side, limit, spec.steps)) for dtype in DTYPES)
     return {
         "model": spec.name,
         "steps_per_stage": spec.steps or tokenizer.steps_per_stage,
@@ -71,11 +84,10 @@ def compare(spec: ModelSpec, files: Sequence[Path]) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _quality(tokenizer: Tokenizer, files: Sequence[Path], side: int, steps: int | None) -> Iterator[float]:
-    for file in files:
-        image: Tensor = to_tensor(centre_crop_resize(load_image(file), side))[None]
-        decoded = tokenizer.decode(tokenizer.encode(image), seeds=[0], steps=steps)
-        yield psnr(quantise(decoded), quantise(image)).item()
+def _quality(tokenizer: Tokenizer, source: ImageSource, side: int, limit: int, steps: int | None) -> Iterator[float]:
+    for _, image in evaluation_images(source, size=side, limit=limit):
+        decoded = tokenizer.decode(tokenizer.encode(image[None]), seeds=[0], steps=steps)
+        yield psnr(quantise(decoded), quantise(image[None])).item()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python benchmarks/record.py NAME --command benchmark -- MODEL@N [MODEL@N ...] [--size 256] [--seed 0]
     python benchmarks/record.py NAME --command ladder-cost -- [--size 256]
     python benchmarks/record.py NAME --command samplers --data-name TEXT -- DATA MODEL [--size 256] [--crops N]
-    python benchmarks/record.py NAME --command paths --data-name TEXT -- IMAGES [--export DIR] [--size 256]
-    python benchmarks/record.py NAME --command precision --data-name TEXT -- IMAGES MODEL@N [MODEL@N ...]
+    python benchmarks/record.py NAME --command paths --data-name TEXT -- DATA [--export DIR] [--size 256]
+    python benchmarks/record.py NAME --command precision --data-name TEXT -- DATA [MODEL@N ...]
     python benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--seeds N]
     python benchmarks/record.py NAME --command peer --data-name TEXT -- DATA DECODER.onnx ENCODER MODEL@N [MODEL@N ...]
 
@@ -50,8 +50,8 @@ COMMANDS = {
     "decisions": f"name the data and at least one model after '--', as for {SCRIPTS['decisions']}",
     "peer": f"name the data, a decoder, an encoder and a model after '--', as for {SCRIPTS['peer']}",
     "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
-    "paths": f"name a folder of images after '--', as for {SCRIPTS['paths']}",
-    "precision": f"name a folder of images and a model after '--', as for {SCRIPTS['precision']}",
+    "paths": f"name the data after '--', as for {SCRIPTS['paths']}",
+    "precision": f"name the data after '--', as for {SCRIPTS['precision']}",
 }
 """What can be recorded, and what it needs."""
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = RESULTS / f"{options.name}.json"
     if path.exists() and not options.force:
         parser.error(f"{path.relative_to(ROOT)} exists. Pass --force to replace it.")
-    if len(words) < {"benchmark": 1, "ladder-cost": 0, "paths": 1}.get(options.command, 2):
+    if len(words) < {"benchmark": 1, "ladder-cost": 0, "paths": 1, "precision": 1}.get(options.command, 2):
         parser.error(f"{COMMANDS[options.command]}.")
     if (options.data_name is not None) != (options.command in WITH_DATA):
         parser.error(f"--data-name belongs to --command {', '.join(WITH_DATA)}, which need it. Pass both or neither.")

@@ -11,7 +11,7 @@ import torch
 from stepladder.errors import ConfigError
 from stepladder.processes import local_index
 
-__all__ = ["find_device", "find_dtype", "has_fast_bfloat16"]
+__all__ = ["check_compiler", "find_device", "find_dtype", "has_fast_bfloat16"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,6 +51,29 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "float16" and device.type == "cpu":
         _LOG.warning("float16 is slow on processors; --dtype auto takes what is fast here.")
     return _DTYPES[name]
+
+
+def check_compiler(device: torch.device) -> None:
+    """Checks that `torch.compile` has what it needs for a device.
+
+    Raises:
+        ConfigError: If there is no C++ compiler for a processor, or no Triton for an accelerator.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    if device.type != "cpu":
+        if not has_triton():
+            raise ConfigError(f"Compiling for {device} needs Triton, which is not there. Leave --compile out.")
+        return
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ConfigError(
+            "Compiling needs a C++ compiler, and none was found. Install one, for example g++, name it in the variable "
+            "CXX, or leave --compile out."
+        ) from error
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.fx.experimental._config
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -40,6 +41,9 @@ __all__ = [
     "Encoding",
     "Tokenizer",
 ]
+
+_MOST_GRAPHS = 256
+"""Of a compiled network: one for each stage, and without free sizes for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,19 @@ class Tokenizer(Pretrained):
         """Lets the networks compute in `dtype`, in place; the scale of the latent and all noise stay in float32."""
         self.encoder.to(dtype)
         self.decoder.to(dtype)
+        return self
+
+    def compile_decoder(self, *, any_size: bool = True) -> Self:
+        """Compiles the decoder's network, in place, when it is first run: minutes for a large one.
+
+        Each stage is compiled once for images of all sizes and batches, and once or twice more for an image alone.
+        Without `any_size`, it is compiled for each size and batch that comes, and may be faster.
+        """
+        if any_size:
+            torch.fx.experimental._config.use_duck_shape = False  # else a batch of 3 means: as many as channels
+        self.decoder.network.compile(
+            fullgraph=True, dynamic=any_size, recompile_limit=_MOST_GRAPHS, isolate_recompiles=True
+        )
         return self
 
     @torch.no_grad()

@@ -48,6 +48,26 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
+def test_without_noise_the_seed_changes_nothing(coded, decoded, rows, models, tmp_path):
+    coded(rows)
+    decoded(noise="zero")
+    decoded(output="others", noise="zero", seed=9)
+    found, other = (pixels(tmp_path / name / "00000-001-00001.png") for name in ("images", "others"))
+    assert (found == other).all()
+    tokenizer = Tokenizer.from_pretrained(models["plain"])
+    image = to_tensor(centre_crop_resize(load_image(encoded(6)), 16))[None]
+    alone = to_pil(tokenizer.decode(tokenizer.encode(image), noise="zero", steps=1)[0])
+    assert np.abs(found - np.asarray(alone).astype(int)).max() <= 1
+
+
+def test_a_decoder_is_compiled_once(coded, decoded, rows, monkeypatch):
+    coded(rows)
+    compiled = []
+    monkeypatch.setattr(Tokenizer, "compile_decoder", lambda self: compiled.append(self) or self)
+    decoded(compile=True)
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize("kind", ["plain", "kl", "fsq"])
 def test_images_are_those_that_the_tokenizer_decodes(coded, decoded, rows, models, tmp_path, kind):
     coded(rows, kind=kind, moments=kind == "kl")

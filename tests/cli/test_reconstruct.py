@@ -52,9 +52,11 @@ def test_json_is_one_object_with_what_was_done(run, model, photos):
         "sampler": "euler",
         "texture": 1.0,
         "shift": None,
+        "noise": "drawn",
         "seed": 3,
         "device": "cpu",
         "dtype": "float32",
+        "compiled": False,
         "failed": [],
     }
     assert done.pop("psnr_db") > 0

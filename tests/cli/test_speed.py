@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch._inductor import cpp_builder
+from torch._inductor.exc import InvalidCxxCompiler
 
 from stepladder.cli._batches import Work, for_each
 from stepladder.cli._models import batch_size
 from stepladder.devices import find_device
 from stepladder.images import load_image
 from stepladder.seeds import seed_of
+from stepladder.tokenizer import Tokenizer
 
 
 def pixels(path) -> np.ndarray:
@@ -57,6 +60,67 @@ def test_without_a_seed_each_image_has_that_of_its_name_alone_and_among_others(r
     for other in ("alone", "decoded"):
         assert np.abs(pixels("all/a.png") - pixels(f"{other}/a.png")).max() <= 1
     assert np.abs(pixels("all/a.png") - pixels("all/twin.png")).max() > 1  # the same picture, other noise
+
+
+def test_zero_noise_gives_an_image_whatever_its_name(run, photos, model):
+    Image.open(photos / "a.png").save(photos / "twin.png")
+    report = json.loads(
+        run("reconstruct", photos, "--out", "zero", "--model", model, "--noise", "zero", "--json").stdout
+    )
+    assert (report["noise"], {row["seed"] for row in report["done"]}) == ("zero", {None})
+    assert (pixels("zero/a.png") == pixels("zero/twin.png")).all()
+    run("encode", photos, "--out", "z", "--model", model)
+    run("decode", "z", "--out", "decoded", "--model", model, "--noise", "zero")
+    assert np.abs(pixels("zero/a.png") - pixels("decoded/a.png")).max() <= 1
+
+
+@pytest.mark.parametrize("words", [("reconstruct", "x.png"), ("decode", "z")])
+def test_a_seed_does_not_fit_zero_noise(refused, words):
+    line = refused(*words, "--out", "out", "--noise", "zero", "--seed", 3, code=2)
+    assert line == "--seed 3 does not fit --noise zero, which draws nothing. Leave one of them out."
+
+
+def test_measurements_say_that_there_was_no_noise(run, photos, model):
+    evaluated = json.loads(
+        run("evaluate", photos, f"{model}@1", "--size", 32, "--noise", "zero", "--seed", 1, "--json").stdout
+    )
+    again = json.loads(run("evaluate", photos, f"{model}@1", "--size", 32, "--noise", "zero", "--json").stdout)
+    assert evaluated["noise"] == "zero"
+    assert evaluated["rows"][0]["psnr_db"] == again["rows"][0]["psnr_db"]
+    words = ("benchmark", f"{model}@1", "--size", 16, "--repeats", 1, "--noise", "zero")
+    assert json.loads(run(*words, "--json").stdout)["noise"] == "zero"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "decode", "evaluate"])
+def test_commands_compile_the_decoder_once(run, photos, model, monkeypatch, command):
+    run("encode", photos, "--out", "z", "--model", model)
+    compiled = []
+    monkeypatch.setattr(Tokenizer, "compile_decoder", lambda self: compiled.append(self) or self)
+    words = {
+        "reconstruct": ("reconstruct", photos, "--out", "out", "--model", model),
+        "decode": ("decode", "z", "--out", "out", "--model", model),
+        "evaluate": ("evaluate", photos, f"{model}@1", "--size", 32),
+    }[command]
+    assert json.loads(run(*words, "--json").stdout)["compiled"] is False
+    assert compiled == []
+    words = [word if word != "out" else "other" for word in words]
+    assert json.loads(run(*words, "--compile", "--json").stdout)["compiled"] is True
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("words", [("reconstruct",), ("evaluate",), ("benchmark", "--size", 8)])
+def test_compiling_without_a_compiler_is_one_line(refused, photos, model, monkeypatch, words):
+    def none(*_args):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    command, *more = words
+    where = {"reconstruct": (photos, "--out", "out", "--model", model), "evaluate": (photos, model)}
+    line = refused(command, *where.get(command, (model,)), *more, "--compile", code=2)
+    assert line == (
+        "Compiling needs a C++ compiler, and none was found. Install one, for example g++, name it in the variable "
+        "CXX, or leave --compile out."
+    )
 
 
 @pytest.mark.parametrize(("pixels", "images"), [(64**2, 64), (256**2, 4), (512**2, 1), (2048**2, 1)])

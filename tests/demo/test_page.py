@@ -140,6 +140,32 @@ def test_two_browsers_at_once_do_not_disturb_each_other(opened):
         wait_for(browser, lambda browser=browser, wanted=wanted: shown(browser).tobytes() == wanted, 20)
 
 
+def test_who_presses_while_others_are_served_waits_and_is_served_then(browsers):
+    first, second = browsers
+    with serving("photo", "--at-once", "1") as link:
+        for browser, query in ((first, "?example=astronaut&steps=32"), (second, "?example=cat&size=128&seed=7")):
+            browser.get(f"{link}{query}")
+            wait_for(browser, lambda browser=browser: browser.find_elements(By.CSS_SELECTOR, "#picture img"))
+        press(first)
+        wait_for(first, lambda: "of 3 stages" in status(first))
+        press(second)
+        wait_for(second, lambda: "Waiting for a free place ..." in status(second), 20)
+        assert not second.find_elements(By.CSS_SELECTOR, ".panel-strip img")
+        press(first, "stop")
+        finished(second)
+        wanted = decoded("cat", seed=7, size=128).tobytes()
+        wait_for(second, lambda: shown(second).tobytes() == wanted, 20)
+
+
+def test_a_file_above_the_limit_is_a_sentence(opened, tmp_path):
+    (tmp_path / "huge.png").write_bytes(bytes(33 * 2**20))
+    browser = opened()
+    remove(browser)
+    upload(browser, tmp_path / "huge.png")
+    page = browser.find_element(By.TAG_NAME, "body")
+    wait_for(browser, lambda: 'exceed the maximum allowed size of 32.0 Mb: "huge.png"' in page.text, 30)
+
+
 def test_stop_ends_a_decode_that_takes_long_and_the_next_one_works(opened):
     browser = opened("?example=astronaut&steps=32")
     press(browser)

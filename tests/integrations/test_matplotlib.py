@@ -43,6 +43,7 @@ def report(*rows: BenchmarkRow) -> BenchmarkReport:
         batch=1,
         repeats=5,
         seed=0,
+        noise="drawn",
         matmul_peak_gflops=1.0,
         rows=rows,
     )

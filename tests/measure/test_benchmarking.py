@@ -275,6 +275,7 @@ def test_the_report_is_json_of_the_documented_keys(tokenizer):
         "batch",
         "repeats",
         "seed",
+        "noise",
         "matmul_peak_gflops",
         "rows",
     ]
@@ -294,6 +295,7 @@ def test_a_report_says_in_a_line_where_and_how_it_was_measured():
     assert report.conditions == "a machine, cpu, 1 thread, float32, batch 1, median of 2"
     on_gpu = replace(report, device="cuda:0", dtype="bfloat16", compiled=True)
     assert on_gpu.conditions == "a machine, cuda:0, bfloat16, compiled, batch 1, median of 2"
+    assert "bfloat16, compiled, zero noise, batch 1" in replace(on_gpu, noise="zero").conditions
     assert ", 2 threads," in replace(report, threads=2).conditions
 
 

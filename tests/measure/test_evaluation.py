@@ -90,7 +90,7 @@ class Perfect(nn.Module):
     def encode(self, images):
         return Encoding(latent=images, size=(images.shape[2], images.shape[3]))
 
-    def decode_progressively(self, code, *, seeds, steps, sampler):
+    def decode_progressively(self, code, *, seeds, steps, sampler, noise):
         self.calls.append((list(seeds), steps))
         yield code.latent.clone()
 
@@ -102,7 +102,9 @@ def run(models, source=SOURCE, **options):
 def test_the_report_has_the_keys_of_the_interface_and_is_json(tokenizer):
     report = run([("tiny", tokenizer, 2)], limit=3, metrics=METRICS, bootstrap=2)
     data = report.as_dict()
-    top = "data images crops skipped size seed device dtype threads version bootstrap processes rows notes"
+    top = (
+        "data images crops skipped size seed noise compiled device dtype threads version bootstrap processes rows notes"
+    )
     row = (
         "model steps_per_stage stages network_evaluations sampler texture shift psnr_db ssim ms_ssim lpips_vgg rfid "
         "fd_efficientnet_lite2 colour_shift fd_efficientnet_lite2_interval stage_gains seconds_per_image batch "

@@ -47,6 +47,13 @@ def test_a_record_names_data_command_commit_and_seed(ran, tmp_path) -> None:
     assert ran[0][3:] == ["evaluate", "photos.tar", "photo@8", "--seed", "3", "--json"]
 
 
+def test_paths_and_precision_need_the_data_alone(ran, tmp_path) -> None:
+    for name in ("paths", "precision"):
+        assert record.main([name, "--command", name, *DATA, "--", "photos.tar"]) == 0
+        written = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
+        assert written["command"] == f"python benchmarks/{name}.py d"
+
+
 def test_a_record_tells_no_path_of_this_machine(ran, tmp_path) -> None:
     assert record.main(["speed", *DATA, "--", "/somewhere/photos.tar", "photo@8"]) == 0
     text = (tmp_path / "speed.json").read_text("utf-8")

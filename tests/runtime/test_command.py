@@ -52,6 +52,19 @@ def test_images_go_through_files_as_with_torch(folder, tokenizer, photo, tmp_pat
     assert (decoded - tokenizer.decode(code, seeds=[5])[0]).abs().max() < 1.1 / 127.5
 
 
+def test_without_noise_there_is_no_seed(folder, tokenizer, photo, tmp_path, capsys):
+    main(["reconstruct", str(folder), str(photo), "--out", str(tmp_path / "out"), "--noise", "zero"])
+    found = to_tensor(load_image(tmp_path / "out" / "photo.png"))
+    code = tokenizer.encode(to_tensor(load_image(photo))[None])
+    assert (found - tokenizer.decode(code, noise="zero")[0]).abs().max() < 1.1 / 127.5
+    capsys.readouterr()
+    words = ("reconstruct", folder, photo, "--out", tmp_path / "other", "--noise", "zero", "--seed", 3)
+    assert refused(capsys, *words) == (
+        2,
+        "error: --seed 3 does not fit a decode without noise. Leave it out.\n",
+    )
+
+
 def test_nothing_is_overwritten(folder, photo, tmp_path, capsys):
     out = tmp_path / "out"
     main(["reconstruct", str(folder), str(photo), "--out", str(out)])

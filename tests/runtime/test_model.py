@@ -43,6 +43,14 @@ def test_decoding_is_that_of_torch_with_the_same_seeds_whole_and_in_tiles(model,
     close(ours, tokenizer.decode(code, seeds=SEEDS, tile=tile))
 
 
+def test_zero_noise_is_that_of_torch_whole_and_in_tiles(model, tokenizer, images):
+    code = model.encode(images.numpy())
+    for tile in (0, 64):
+        close(model.decode(code, noise="zero", tile=tile), tokenizer.decode(tokenizer.encode(images), noise="zero"))
+    with pytest.raises(ValueError, match=r"Seeds do not fit noise 'zero', which draws none\. Leave"):
+        model.decode(code, seeds=SEEDS, noise="zero")
+
+
 def test_every_stage_is_that_of_torch(model, tokenizer, images):
     code = tokenizer.encode(images)
     ours = model.decode_progressively(code.latent.numpy(), seeds=SEEDS, size=(75, 140))
@@ -134,12 +142,27 @@ def test_a_damaged_or_foreign_folder_is_refused(copy, old, new, text):
         load(copy)
 
 
-def test_a_missing_graph_is_refused(copy):
-    (copy / "stage1.onnx").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"Cannot read .*stage1.onnx: No such file or directory. Export the model"
-    ):
+@pytest.mark.parametrize("name", ["stage1.onnx", "decoder.bin"])
+def test_a_missing_graph_or_file_of_weights_is_refused(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"Cannot read .*{name}: No such file or directory. Export the model"):
         load(copy)
+
+
+def test_damaged_weights_are_refused(copy):
+    weights = copy / "decoder.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"decoder.bin is damaged: its SHA-256 is not the one in manifest.json"):
+        load(copy)
+
+
+def test_all_graphs_but_the_encoder_share_their_weights(model, folder, tokenizer):
+    assert {name: graph.weights for name, graph in model.manifest.graphs.items()} == {
+        "encoder": None,
+        **dict.fromkeys(("decoder", "context", "stage0", "stage1"), "decoder.bin"),
+    }
+    held = sum(parameter.nbytes for parameter in tokenizer.decoder.parameters())
+    assert (folder / "decoder.bin").stat().st_size < 1.1 * held
 
 
 def test_a_graph_that_the_engine_does_not_take_is_one_line(copy):

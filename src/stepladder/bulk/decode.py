@@ -35,6 +35,8 @@ class ShardDecoder:
     def __init__(self, tokenizer: Tokenizer, options: DecodeOptions, store: Store) -> None:
         self.tokenizer, self.options, self.store = tokenizer, options, store
         self.fingerprint = tokenizer.fingerprint()
+        if options.compile:
+            tokenizer.compile_decoder()
         self.manifest = Manifest(store)
         self._scores: ShardScores | None = None
 
@@ -121,12 +123,19 @@ class ShardDecoder:
             raise DataError(
                 f"Latent {first.id} holds code indices, and the model takes floats. Pass the model that encoded it."
             )
-        seeds = [(self.options.seed + zlib.crc32(row.id.encode())) % _LARGEST_SEED for row in rows]
+        options = self.options
+        drawn = [(options.seed + zlib.crc32(row.id.encode())) % _LARGEST_SEED for row in rows]
+        seeds = drawn if options.noise == "drawn" else None
         try:
             if not values.is_floating_point():
                 latent = self.tokenizer.latent_from_indices(values.long())
             return self.tokenizer.decode(
-                latent, seeds=seeds, steps=self.options.steps, size=first.size, guidance=self.options.guidance
+                latent,
+                seeds=seeds,
+                steps=options.steps,
+                size=first.size,
+                guidance=options.guidance,
+                noise=options.noise,
             )
         except ValueError as error:
             raise DataError(f"Latent {first.id} does not fit the model: {error}") from error

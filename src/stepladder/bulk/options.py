@@ -6,8 +6,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 
 from stepladder.bottlenecks import KLBottleneck
+from stepladder.devices import check_compiler
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, TokenLayout, check_side
+from stepladder.sampling.randomness import NoiseKind
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["DTYPES", "FORMATS", "LAYOUTS", "DecodeOptions", "EncodeOptions", "LayoutName"]
@@ -120,6 +122,10 @@ class DecodeOptions:
     """Scale of the guidance on the latent; None as the model says."""
     seed: int = 0
     """With the id of an image, the seed of its noise."""
+    noise: NoiseKind = "drawn"
+    """Whether it is drawn."""
+    compile: bool = False
+    """Whether the decoder's network is compiled: without it, the last bits of an image may differ."""
     batch: int = 16
     """Latents that are decoded together."""
     shard: int = 1024
@@ -141,6 +147,8 @@ class DecodeOptions:
             ConfigError: If it cannot.
         """
         tokenizer.guidance(self.guidance)
+        if self.compile:
+            check_compiler(torch.device(self.device))
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"Model '{name}' with {self.steps} steps in each stage. Pass 1 or more.")
 

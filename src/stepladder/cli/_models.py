@@ -1,6 +1,6 @@
 """From what a user names to a model on a device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import torch
 
     from stepladder.models import ModelSpec
-    from stepladder.sampling.guidance import GuidanceConfig
     from stepladder.sampling.steps import SamplerConfig
     from stepladder.tokenizer import Tokenizer
 
 __all__ = [
     "batch_size",
+    "check_noise",
     "describe_decode",
     "describe_steps",
     "load_model",
@@ -30,15 +30,16 @@ _MAX_AUTO_BATCH = 64
 
 
 def load_model(
-    text: str, device: str, steps: int | None = None, *, dtype: str = "float32"
+    text: str, device: str, steps: int | None = None, *, dtype: str = "float32", compile: bool = False
 ) -> "tuple[Tokenizer, ModelSpec]":
     """Loads MODEL or MODEL@N; `steps` are another way to say N.
 
     Raises:
-        ConfigError: If N, the steps, the device or the type are not accepted, or N and the steps differ.
+        ConfigError: If N, the steps, the device or the type are not accepted, N and the steps differ, or there is no
+            compiler.
         CheckpointError: If there is no such model, or it is damaged.
     """
-    from stepladder.devices import find_device, find_dtype
+    from stepladder.devices import find_dtype
     from stepladder.models import parse_model_spec
     from stepladder.tokenizer import Tokenizer
 
@@ -46,8 +47,19 @@ def load_model(
     if steps is not None and spec.steps not in (None, steps):
         raise ConfigError(f"Model '{text}' and --steps {steps} name different steps. Leave one of them out.")
     spec = replace(spec, steps=spec.steps or steps)
-    place = find_device(device)
-    return Tokenizer.from_pretrained(spec.name, device=place).to_precision(find_dtype(dtype, place)), spec
+    place = pick_device(device, compile=compile)
+    tokenizer = Tokenizer.from_pretrained(spec.name, device=place).to_precision(find_dtype(dtype, place))
+    return tokenizer.compile_decoder() if compile else tokenizer, spec
+
+
+def check_noise(noise: str, seed: int | None) -> None:
+    """Checks that no seed is named where nothing is drawn.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    if noise == "zero" and seed is not None:
+        raise ConfigError(f"--seed {seed} does not fit --noise zero, which draws nothing. Leave one of them out.")
 
 
 def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None) -> None:
@@ -90,15 +102,10 @@ def pick_sampler(kind: str, texture: float, shift: str | None, *tokenizers: "Tok
 
 
 def describe_decode(
-    tokenizer: "Tokenizer",
-    *,
-    steps: int,
-    seed: int | None,
-    model: str,
-    guidance: "GuidanceConfig",
-    sampler: "SamplerConfig",
+    tokenizer: "Tokenizer", options: Mapping[str, Any], *, seed: int | None, model: str, compile: bool
 ) -> dict[str, Any]:
-    """How images were decoded, as the JSON of a command says it."""
+    """How images were decoded, as the JSON of a command says it; the options are those of `Tokenizer.decode`."""
+    steps, guidance, sampler = options["steps"] or tokenizer.steps_per_stage, options["guidance"], options["sampler"]
     return {
         "model": model,
         "steps_per_stage": steps,
@@ -106,27 +113,33 @@ def describe_decode(
         "network_evaluations": tokenizer.network_evaluations(steps, guidance, sampler),
         "guidance": guidance.scale,
         **sampler.as_dict(),
+        "noise": options["noise"],
         "seed": seed,
         "device": str(tokenizer.device),
         "dtype": str(tokenizer.dtype).removeprefix("torch."),
+        "compiled": compile,
     }
 
 
-def describe_steps(tokenizer: "Tokenizer", steps: int, model: str) -> str:
+def describe_steps(tokenizer: "Tokenizer", steps: int | None, model: str) -> str:
     """The same in the title of a table: `photo, 1 step in each of 3 stages`."""
+    steps = steps or tokenizer.steps_per_stage
     stages = tokenizer.schedule.num_stages
     return f"{model}, {counted(steps, 'step')}" + (f" in each of {stages} stages" if stages > 1 else "")
 
 
-def pick_device(name: str) -> "torch.device":
+def pick_device(name: str, *, compile: bool = False) -> "torch.device":
     """The named device once it is clear that it works, or the one to choose for "auto".
 
     Raises:
-        ConfigError: If there is no such device.
+        ConfigError: If there is no such device, or networks shall be compiled for it and cannot.
     """
-    from stepladder.devices import find_device
+    from stepladder.devices import check_compiler, find_device
 
-    return find_device(name)
+    place = find_device(name)
+    if compile:
+        check_compiler(place)
+    return place
 
 
 def batch_size(batch: str, device: "torch.device") -> Callable[[int], int]:

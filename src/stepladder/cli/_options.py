@@ -12,6 +12,7 @@ __all__ = [
     "MAX_SIZE",
     "AutoBatch",
     "Batch",
+    "Compile",
     "Device",
     "Dtype",
     "Encoder",
@@ -20,6 +21,8 @@ __all__ = [
     "Images",
     "Json",
     "Model",
+    "Noise",
+    "NoiseFrom",
     "OutFolder",
     "OwnSeed",
     "Precision",
@@ -111,6 +114,29 @@ class Precision(StrEnum):
 Dtype: TypeAlias = Annotated[
     Precision,
     typer.Option("--dtype", help="What networks compute in; auto takes bfloat16 where the device is fast in it."),
+]
+Compile: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the decoder's network first, once for each stage: minutes, which pay where much is decoded.",
+    ),
+]
+
+
+class NoiseFrom(StrEnum):
+    """Where the noise of a decode comes from."""
+
+    drawn = "drawn"
+    zero = "zero"
+
+
+Noise: TypeAlias = Annotated[
+    NoiseFrom,
+    typer.Option(
+        "--noise",
+        help="Noise drawn from seeds; or zero, which gives the same image every time and suits models of one step.",
+    ),
 ]
 Steps: TypeAlias = Annotated[
     int | None,

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._models import load_model, pick_device
-from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Batch, Device, Dtype, Force, Json, Precision, Seed
+from stepladder.cli._options import (
+    DEFAULT_MODEL,
+    MAX_SIZE,
+    Batch,
+    Compile,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    Noise,
+    NoiseFrom,
+    Precision,
+    Seed,
+)
 from stepladder.cli._output import print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError, OutputError
 
@@ -60,7 +73,6 @@ Against = Annotated[
     ),
 ]
 Repeats = Annotated[int, typer.Option(min=1, max=10**6, metavar="N", help="Timed decodes of each model at each size.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the networks first.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Also draw the times in this file.", show_default=False)
 ]
@@ -76,6 +88,7 @@ def benchmark(
     compile: Compile = False,
     device: Device = "auto",
     seed: Seed = 0,
+    noise: Noise = NoiseFrom.drawn,
     plot: Plot = None,
     json: Json = False,
     force: Force = False,
@@ -94,7 +107,7 @@ def benchmark(
     from stepladder.measure.benchmarking import benchmark as measure
     from stepladder.measure.contenders import tokenizer_contender
 
-    place = pick_device(device)
+    place = pick_device(device, compile=compile)
     draw = benchmark_plotter() if plot else None
     foreign = find_decoders(against or [])
     contenders = []
@@ -112,6 +125,7 @@ def benchmark(
             compile=compile,
             device=place,
             seed=seed,
+            noise=noise.value,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Device, Guidance, Json, Steps
+from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Compile, Device, Guidance, Json, Noise, NoiseFrom, Steps
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError
 
@@ -192,6 +192,8 @@ def decode(
     format: Format = "png",
     originals: Originals = None,
     seed: BulkSeed = 0,
+    noise: Noise = NoiseFrom.drawn,
+    compile: Compile = False,
     steps: Steps = None,
     guidance: Guidance = None,
     batch: BatchSize = 16,
@@ -223,6 +225,8 @@ def decode(
         steps=spec.steps or steps,
         guidance=guidance,
         seed=seed,
+        noise=noise.value,
+        compile=compile,
         batch=batch,
         shard=shard,
         threads=threads,

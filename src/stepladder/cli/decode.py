@@ -11,14 +11,17 @@ import typer
 
 from stepladder.cli._batches import Work, for_each
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import batch_size, describe_decode, describe_steps, load_model, pick_sampler
+from stepladder.cli._models import batch_size, check_noise, describe_decode, describe_steps, load_model, pick_sampler
 from stepladder.cli._options import (
     AutoBatch,
+    Compile,
     Device,
     Dtype,
     Force,
     Guidance,
     Json,
+    Noise,
+    NoiseFrom,
     OutFolder,
     OwnSeed,
     Precision,
@@ -73,8 +76,10 @@ def decode(
     out: OutFolder,
     model: Decoder = None,
     seed: OwnSeed = None,
+    noise: Noise = NoiseFrom.drawn,
     device: Device = "auto",
     dtype: Dtype = Precision.float32,
+    compile: Compile = False,
     steps: Steps = None,
     batch: AutoBatch = "auto",
     tile: Tile = None,
@@ -90,6 +95,7 @@ def decode(
 
     Each becomes DIR/NAME.png, of the size of its original.
     """
+    check_noise(noise, seed)
     from stepladder.cli._foreign import of_model, read_foreign
     from stepladder.latents import read_latents
 
@@ -98,7 +104,8 @@ def decode(
     check_outputs([latents], list(targets.values()), force=force)
     if model is None:
         say(f"Decoding with '{content.model}', the model that {shown(latents)} names; --model names another.")
-    tokenizer, spec = load_model(content.model if model is None else model, device, steps, dtype=dtype)
+    named = content.model if model is None else model
+    tokenizer, spec = load_model(named, device, steps, dtype=dtype, compile=compile)
     if origin is not None:
         content = of_model(content, tokenizer, origin)
     content.check_fits(
@@ -111,15 +118,14 @@ def decode(
     side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
-    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking}
+    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking, "noise": noise.value}
     decoding = _Decoding(tokenizer, content, targets, seed, options, force=force)
     outcome = for_each(content.latents, decoding.work(together), name=_name, label="Decoding", debug=bool(context.obj))
-    taken = spec.steps or tokenizer.steps_per_stage
     if json:
-        said = describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking)
+        said = describe_decode(tokenizer, options, seed=seed, model=spec.name, compile=compile)
         print_json({**said, "done": outcome.done, "failed": outcome.failures("name")})
     elif outcome.done:
-        _print(outcome.done, f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
+        _print(outcome.done, f"{describe_steps(tokenizer, spec.steps, spec.name)}, in {shown(out)}")
     raise typer.Exit(outcome.exit_code)
 
 
@@ -164,7 +170,8 @@ class _Decoding:
 
         started = time.perf_counter()
         latent, seeds = torch.cat([values for values, _ in group]), [self._seed(stored) for stored in members]
-        decoded = self.tokenizer.decode(latent, seeds=seeds, size=group[0][1], **self.options).cpu()
+        drawn = [seed for seed in seeds if seed is not None] or None
+        decoded = self.tokenizer.decode(latent, seeds=drawn, size=group[0][1], **self.options).cpu()
         return [(image, (time.perf_counter() - started) / len(group)) for image in decoded]
 
     def write(self, stored: "StoredLatent", _: object, result: "tuple[Tensor, float]") -> dict[str, Any]:
@@ -183,9 +190,11 @@ class _Decoding:
             "seconds": seconds,
         }
 
-    def _seed(self, stored: "StoredLatent") -> int:
+    def _seed(self, stored: "StoredLatent") -> int | None:
         from stepladder.seeds import seed_of
 
+        if self.options["noise"] == "zero":
+            return None
         return seed_of(stored.name) if self.seed is None else self.seed
 
 

@@ -12,11 +12,14 @@ from stepladder.cli._models import open_encoders, pick_device, pick_sampler
 from stepladder.cli._options import (
     MAX_SIZE,
     Batch,
+    Compile,
     Device,
     Dtype,
     Encoder,
     Force,
     Json,
+    Noise,
+    NoiseFrom,
     Precision,
     Sampler,
     Seed,
@@ -93,8 +96,10 @@ def evaluate(
     sampler: Sampler = "euler",
     texture: Texture = 1.0,
     shift: Shift = None,
+    noise: Noise = NoiseFrom.drawn,
     device: Device = "auto",
     dtype: Dtype = Precision.float32,
+    compile: Compile = False,
     encoder: Encoder = None,
     pictures: Pictures = None,
     json: Json = False,
@@ -113,7 +118,7 @@ def evaluate(
     from stepladder.tokenizer import Tokenizer
 
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
-    place, source = pick_device(device), open_source(data)
+    place, source = pick_device(device, compile=compile), open_source(data)
     loaded = [(spec.name, Tokenizer.from_pretrained(spec.name), spec.steps) for spec in specs]
     open_encoders([(name, tokenizer) for name, tokenizer, _ in loaded], encoder)
     if pictures:
@@ -132,18 +137,24 @@ def evaluate(
             device=place,
             dtype=find_dtype(dtype, place),
             sampler=pick_sampler(sampler, texture, shift),
+            noise=noise.value,
+            compile=compile,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_images=partial(_save, pictures, force) if pictures else None,
         )
-    if not processes.main:
-        return
+    if processes.main:
+        _talk(report, pictures, [str(spec) for spec in specs])
+        print_json(report.as_dict()) if json else _print(report)
+        raise typer.Exit(1 if report.skipped else 0)
+
+
+def _talk(report: "Report", pictures: Path | None, models: list[str]) -> None:
+    """Says where pictures are, and which metrics are missing."""
     if pictures:
-        names = ", ".join(["original", *map(str, specs)])
+        names = ", ".join(["original", *models])
         say(f"{counted(report.images, 'picture')} in {shown(pictures)}, from left to right: {names}.")
     for metric, why in report.notes.items():
         say(f"note: {metric}: {why}")
-    print_json(report.as_dict()) if json else _print(report)
-    raise typer.Exit(1 if report.skipped else 0)
 
 
 def _make_room(folder: Path, count: int, *, force: bool) -> None:

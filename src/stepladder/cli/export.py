@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._models import load_model
-from stepladder.cli._options import Force, Json
+from stepladder.cli._options import Force, Json, NoiseFrom
 from stepladder.cli._output import print_json, print_table, progress_bar, shown
 
 if TYPE_CHECKING:
@@ -24,13 +24,6 @@ class Format(StrEnum):
     torch = "torch"
 
 
-class Noise(StrEnum):
-    """Where the noise of a decode comes from."""
-
-    drawn = "drawn"
-    zero = "zero"
-
-
 To = Annotated[Format, typer.Argument(metavar="onnx|openvino|torch", help="The format.", show_default=False)]
 ModelName = Annotated[
     str,
@@ -42,7 +35,7 @@ ModelName = Annotated[
 ]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.", show_default=False)]
 Opset = Annotated[int, typer.Option(metavar="N", help="Of ONNX graphs.")]
-NoiseOption = Annotated[Noise, typer.Option("--noise", help="Whether a decode takes noise, or none.")]
+NoiseOption = Annotated[NoiseFrom, typer.Option("--noise", help="Whether a decode takes noise, or none.")]
 Int8 = Annotated[
     Path | None,
     typer.Option(
@@ -59,7 +52,7 @@ def export(
     model: ModelName,
     out: Folder,
     opset: Opset = 20,
-    noise: NoiseOption = Noise.drawn,
+    noise: NoiseOption = NoiseFrom.drawn,
     int8: Int8 = None,
     json: Json = False,
     force: Force = False,
@@ -96,7 +89,8 @@ def _described(manifest: "Manifest", out: Path) -> dict[str, object]:
 
 
 def _bytes(manifest: "Manifest", out: Path) -> int:
-    return sum((out / name).stat().st_size for graph in manifest.graphs.values() for name in graph.sha256)
+    names = {name for graph in manifest.graphs.values() for name in graph.sha256}
+    return sum((out / name).stat().st_size for name in names)
 
 
 def _print(manifest: "Manifest", out: Path) -> None:

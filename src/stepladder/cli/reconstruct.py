@@ -12,6 +12,7 @@ from stepladder.cli._batches import Work, for_each
 from stepladder.cli._files import check_distinct, check_outputs, find_images, make_folder
 from stepladder.cli._models import (
     batch_size,
+    check_noise,
     describe_decode,
     describe_steps,
     load_model,
@@ -21,6 +22,7 @@ from stepladder.cli._models import (
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     AutoBatch,
+    Compile,
     Device,
     Dtype,
     Encoder,
@@ -29,6 +31,8 @@ from stepladder.cli._options import (
     Images,
     Json,
     Model,
+    Noise,
+    NoiseFrom,
     OutFolder,
     OwnSeed,
     Precision,
@@ -75,8 +79,10 @@ def reconstruct(
     encoder: Encoder = None,
     size: Size = None,
     seed: OwnSeed = None,
+    noise: Noise = NoiseFrom.drawn,
     device: Device = "auto",
     dtype: Dtype = Precision.float32,
+    compile: Compile = False,
     compare: Compare = False,
     show: Show = False,
     progressive: Progressive = False,
@@ -95,37 +101,33 @@ def reconstruct(
     Each image becomes DIR/NAME.png; those in folders below a folder keep their places. An image that cannot be read
     does not stop the others; it makes the exit code 1.
     """
+    check_noise(noise, seed)
     way = way_to_draw(talk()) if show else None
     stems = {image.path: out / image.name for image in find_images(images, without=out)}
     outputs = [(path, _beside(stem, ".png")) for path, stem in stems.items()]
     outputs += [(path, _beside(stem, "-compare.png")) for path, stem in stems.items() if compare]
     _check(list(stems), outputs, force=force)
-    from stepladder.layouts import check_side
-
-    tokenizer, spec = load_model(model, device, steps, dtype=dtype)
+    tokenizer, spec = load_model(model, device, steps, dtype=dtype, compile=compile)
     open_encoders([(spec.name, tokenizer)], encoder)
     together, side = batch_size(batch, tokenizer.device), tokenizer.tile_side(tile)
     guided, taking = tokenizer.guidance(guidance), pick_sampler(sampler, texture, shift, tokenizer)
-    if size is not None:
-        check_side(tokenizer.layout, size, spec.name)
+    _check_size(tokenizer, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
     stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}
     _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
-    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking}
+    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking, "noise": noise.value}
     job = _Reconstructing(
         tokenizer, stems, stages, size, seed, options, compare=compare, progressive=progressive, force=force
     )
-    work = job.work(together)
-    outcome = for_each(list(stems), work, name=shown, label="Reconstructing", debug=bool(context.obj))
+    outcome = for_each(list(stems), job.work(together), name=shown, label="Reconstructing", debug=bool(context.obj))
     if way is not None:
         _draw([(source, _beside(stems[source], ".png")) for source in job.written], job.read, way)
-    taken = spec.steps or tokenizer.steps_per_stage
     if json:
-        said = describe_decode(tokenizer, steps=taken, seed=seed, model=spec.name, guidance=guided, sampler=taking)
+        said = describe_decode(tokenizer, options, seed=seed, model=spec.name, compile=compile)
         print_json({**said, "mean": _means(outcome.done), "done": outcome.done, "failed": outcome.failures("input")})
     elif outcome.done:
-        _print(outcome.done, out, title=f"{describe_steps(tokenizer, taken, spec.name)}, in {shown(out)}")
+        _print(outcome.done, out, title=f"{describe_steps(tokenizer, spec.steps, spec.name)}, in {shown(out)}")
     raise typer.Exit(outcome.exit_code)
 
 
@@ -172,7 +174,8 @@ class _Reconstructing:
         from stepladder.measure.reconstruction import reconstruct_together
 
         seeds = [self._seed(source) for source in sources]
-        return reconstruct_together(self.tokenizer, originals, seeds=seeds, **self.options)
+        drawn = [seed for seed in seeds if seed is not None] or None
+        return reconstruct_together(self.tokenizer, originals, seeds=drawn, **self.options)
 
     def write(self, source: Path, original: "Image", result: "Reconstruction") -> dict[str, Any]:
         """Writes the files of an image, and says what they are."""
@@ -200,9 +203,11 @@ class _Reconstructing:
             "seconds": result.seconds,
         }
 
-    def _seed(self, source: Path) -> int:
+    def _seed(self, source: Path) -> int | None:
         from stepladder.seeds import seed_of
 
+        if self.options["noise"] == "zero":
+            return None
         return seed_of(source.stem) if self.seed is None else self.seed
 
 
@@ -224,6 +229,13 @@ def _check(sources: Sequence[Path], outputs: Sequence[tuple[Path, Path]], *, for
     """Refuses results that would meet each other, an input, or what is there; each output stands beside its source."""
     check_distinct((source, shown(path)) for source, path in outputs)
     check_outputs(sources, [path for _, path in outputs], force=force)
+
+
+def _check_size(tokenizer: "Tokenizer", size: int | None, model: str) -> None:
+    from stepladder.layouts import check_side
+
+    if size is not None:
+        check_side(tokenizer.layout, size, model)
 
 
 def _means(done: Sequence[dict[str, Any]]) -> dict[str, float | None]:

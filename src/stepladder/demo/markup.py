@@ -29,7 +29,8 @@ STYLE = """
 .sl-scale {width: 6rem; height: .55rem; border-radius: 2px; display: inline-block; vertical-align: middle;}
 .sl-scroll {overflow-x: auto;} .sl-facts, .sl-facts tr {border: 0 !important;}
 .sl-facts {border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; width: 100%;}
-.sl-facts th, .sl-facts td {padding: .3rem .5rem; text-align: right; white-space: nowrap;
+.sl-facts th, .sl-facts td:first-child {white-space: nowrap;}
+.sl-facts th, .sl-facts td {padding: .3rem .5rem; text-align: right;
   border: 0 solid rgba(127, 127, 127, .3) !important; border-bottom-width: 1px !important;}
 .sl-facts th:first-child, .sl-facts td:first-child {text-align: left;}
 .sl-facts th {font-weight: 600;}

@@ -5,6 +5,7 @@ Requests wait in a queue; a few run at once.
 """
 
 import itertools
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -205,12 +206,14 @@ class _Page:
         for control in controls:
             control.change(None, controls, js=markup.LINK, **quick)
         slow: dict[str, Any] = {
-            "show_progress_on": self.status,
-            "show_progress": "minimal",
+            "show_progress": "hidden",  # the status says what there is to say
             "concurrency_limit": self._limits.at_once,
             "concurrency_id": "decode",
             "api_visibility": "private",
         }
+        waiting = f"() => {json.dumps(markup.note('Waiting for a free place ...'))}"
+        for button in (self.start, self.all):
+            button.click(None, outputs=self.status, js=waiting, **quick)
         one = self.start.click(self._reconstruct, [self.picture, *controls], shown, **slow)
         every = self.all.click(self._reconstruct_examples, controls, shown, **slow)
         self.stop.click(lambda: markup.note("Stopped."), outputs=self.status, cancels=[one, every], **quick)

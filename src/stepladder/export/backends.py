@@ -32,9 +32,14 @@ _TRACED = (2, 2, 3)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """The files of a graph; the first is the one to open."""
+    """The files of a graph; the first is the one to open, the second holds its weights where they lie apart."""
 
     files: tuple[Path, ...]
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of the weights, where they lie apart."""
+        return self.files[1] if len(self.files) > 1 else None
 
 
 def check_backend(backend: Backend) -> None:
@@ -97,7 +102,7 @@ def open_written(graph: Graph, written: Written, backend: Backend) -> Run:
     if backend == "torch":
         program = torch.export.load(written.files[0]).module(check_guards=False)  # sides of one cell are fine
         return lambda inputs: list(program(list(inputs)))
-    function = open_graph(written.files[0], pick_engine(backend, None, "float32", 0))
+    function = open_graph(written.files[0], pick_engine(backend, None, "float32", 0), weights=written.weights)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         arrays = {each.name: value.numpy() for each, value in zip(graph.inputs, inputs, strict=True)}

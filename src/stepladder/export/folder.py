@@ -13,10 +13,11 @@ from pathlib import Path
 
 from stepladder import __version__
 from stepladder.errors import ConfigError, OutputError
-from stepladder.export.backends import check_backend, check_opset, open_written, versions, write_graph
+from stepladder.export.backends import Written, check_backend, check_opset, open_written, versions, write_graph
 from stepladder.export.checks import SIZES, check_graph
 from stepladder.export.graphs import Graph, graphs
 from stepladder.export.int8 import calibration_images, quantise
+from stepladder.export.weights import share_weights
 from stepladder.files import reason
 from stepladder.layouts import GridLayout, TokenLayout
 from stepladder.runtime.manifest import (
@@ -78,7 +79,7 @@ def export_model(
         settings: How.
         name: Of the model, for the manifest.
         force: Whether an earlier export is replaced.
-        on_progress: Called after each graph with those that are done, and their number.
+        on_progress: Called after each graph is written, and again when it is checked, with what is done and its number.
 
     Raises:
         ExportError: If a graph cannot be written, or differs from torch.
@@ -93,13 +94,7 @@ def export_model(
     with new_folder(folder, force=force) as place:
         source = tokenizer.fuse() if set(counts) == {1} else tokenizer
         parts = graphs(source, steps=counts, noise=settings.noise)
-        files: dict[str, GraphFile] = {}
-        largest = 0.0
-        for done, graph in enumerate(parts, start=1):
-            files[graph.name], difference = _write_one(graph, place, settings)
-            largest = max(largest, difference)
-            if on_progress:
-                on_progress(done, len(parts))
+        files, largest = _write_all(parts, place, settings, on_progress or (lambda _done, _total: None))
         check = Check(sizes=[list(sizes) for sizes in SIZES], largest_difference=largest, quality_loss_db=None)
         manifest = _manifest(tokenizer, settings, counts, name=name, files=files, check=check)
         if settings.calibration is not None:
@@ -111,19 +106,28 @@ def export_model(
     return manifest
 
 
-def _write_one(graph: Graph, place: Path, settings: Settings) -> tuple[GraphFile, float]:
-    """Writes and checks a graph; what the manifest says of it, and its largest difference to torch."""
-    written = write_graph(graph, place, backend=settings.backend, opset=settings.opset)
-    difference = check_graph(graph, open_written(graph, written, settings.backend))
-    return (
-        GraphFile(
-            file=written.files[0].name,
-            sha256={file.name: sha256(file) for file in written.files},
+def _write_all(
+    parts: Sequence[Graph], place: Path, settings: Settings, on_progress: Callable[[int, int], None]
+) -> tuple[dict[str, GraphFile], float]:
+    """Writes all graphs, then checks them; what the manifest says of them, and the largest difference to torch."""
+    written: dict[str, Written] = {}
+    for graph in parts:
+        written[graph.name] = write_graph(graph, place, backend=settings.backend, opset=settings.opset)
+        on_progress(len(written), 2 * len(parts))
+    if settings.backend != "torch":
+        written |= share_weights({name: files for name, files in written.items() if name != "encoder"})
+    found: dict[str, GraphFile] = {}
+    largest = 0.0
+    for graph in parts:
+        largest = max(largest, check_graph(graph, open_written(graph, written[graph.name], settings.backend)))
+        found[graph.name] = GraphFile(
+            file=written[graph.name].files[0].name,
+            sha256={file.name: sha256(file) for file in written[graph.name].files},
             inputs=[each.name for each in graph.inputs],
             outputs=list(graph.outputs),
-        ),
-        difference,
-    )
+        )
+        on_progress(len(parts) + len(found), 2 * len(parts))
+    return found, largest
 
 
 def _manifest(

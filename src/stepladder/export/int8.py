@@ -14,6 +14,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from stepladder.errors import ConfigError, ExportError, MissingDependencyError
+from stepladder.export.backends import Written
+from stepladder.export.weights import share_weights
 from stepladder.pictures import centre_crop_resize, image_files, load_image, to_array
 from stepladder.runtime.manifest import GraphFile, Manifest, sha256
 from stepladder.runtime.model import Model
@@ -79,10 +82,13 @@ def quantise(folder: Path, manifest: Manifest, images: Sequence[Array]) -> tuple
     _decode_all(model, latents[::2])
     assert len(calibrating) == len(latents[::2])
     files = dict(manifest.graphs)
-    once = {_digest(weight) for _, weight in _convolutions(folder / files["context"].file)}
-    for name in (name for name in files if name == "decoder" or name.startswith("stage")):
-        files[name] = _quantise_one(nncf, folder, files[name], model.seen[name], once)
-    after = _quality(_Watched(folder, manifest), latents[1::2], checking)
+    written = {name: _written(folder, graph) for name, graph in files.items() if name != "encoder"}
+    once = {_digest(weight) for _, weight in _convolutions(_read(written["context"]))}
+    for name in (name for name in written if name == "decoder" or name.startswith("stage")):
+        written[name] = _quantise_one(nncf, written[name], model.seen[name], once)
+    for name, found in share_weights(written).items():
+        files[name] = replace(files[name], sha256={file.name: sha256(file) for file in found.files})
+    after = _quality(_Watched(folder, replace(manifest, graphs=files)), latents[1::2], checking)
     loss = max(ours - theirs for ours, theirs in zip(before, after, strict=True))
     if not loss <= MAX_LOSS_DB:
         raise ExportError(
@@ -141,11 +147,18 @@ def _psnr(image: Array, original: Array) -> float:
     return float(-10 * np.log10(np.mean((image[..., :height, :width] - original) ** 2) / 4))
 
 
-def _convolutions(source: Any) -> Iterator[tuple[str, Array]]:
-    """Names and weights of the convolutions of a graph, or of the file of one."""
+def _written(folder: Path, graph: GraphFile) -> Written:
+    return Written(files=tuple(folder / name for name in (graph.file, graph.weights) if name is not None))
+
+
+def _read(written: Written) -> Any:
     import openvino
 
-    model = openvino.Core().read_model(source) if isinstance(source, Path) else source
+    return openvino.Core().read_model(written.files[0], written.weights)
+
+
+def _convolutions(model: Any) -> Iterator[tuple[str, Array]]:
+    """Names and weights of the convolutions of a graph."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Convolution":
             weight = node.input_value(1).get_node()
@@ -158,14 +171,14 @@ def _digest(weight: Array) -> bytes:
     return hashlib.sha256(weight.tobytes()).digest()
 
 
-def _quantise_one(
-    nncf: Any, folder: Path, graph: GraphFile, seen: list[dict[str, Array]], once: set[bytes]
-) -> GraphFile:
-    """Quantises a graph but for its convolutions of few channels, and those whose weights are among `once`."""
+def _quantise_one(nncf: Any, written: Written, seen: list[dict[str, Array]], once: set[bytes]) -> Written:
+    """Quantises a graph but for its convolutions of few channels, and those whose weights are among `once`.
+
+    The graph is replaced; its weights lie in a file of their own.
+    """
     import openvino
 
-    file = folder / graph.file
-    source = openvino.Core().read_model(file)
+    file, source = written.files[0], _read(written)
     kept = [name for name, weight in _convolutions(source) if len(weight) <= _FEW_CHANNELS or _digest(weight) in once]
     with contextlib.redirect_stdout(io.StringIO()):  # results alone are printed there; NNCF draws bars
         quantised = nncf.quantize(
@@ -177,12 +190,4 @@ def _quantise_one(
         )
     place = file.with_stem(f"{file.stem}-int8")
     openvino.save_model(quantised, place, compress_to_fp16=False)
-    del source
-    for suffix in (".xml", ".bin"):
-        place.with_suffix(suffix).replace(file.with_suffix(suffix))
-    return GraphFile(
-        file=graph.file,
-        sha256={name: sha256(folder / name) for name in graph.sha256},
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-    )
+    return Written(files=(place.replace(file), place.with_suffix(".bin")))

@@ -27,6 +27,7 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import check_side
 from stepladder.measure.contenders import Contender, Setting
 from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
+from stepladder.sampling.randomness import NoiseKind
 
 __all__ = ["BenchmarkReport", "BenchmarkRow", "benchmark"]
 
@@ -82,6 +83,8 @@ class BenchmarkReport:
     batch: int
     repeats: int
     seed: int
+    noise: NoiseKind
+    """Where the noise of tokenizers came from."""
     matmul_peak_gflops: float
     """Measured operations a second of a large square matrix product in `dtype`, in 1e9."""
     rows: tuple[BenchmarkRow, ...]
@@ -92,7 +95,8 @@ class BenchmarkReport:
         """Hardware and settings, in one line."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
         compiled = ", compiled" * self.compiled
-        how = f"{self.dtype}{compiled}, batch {self.batch}, median of {self.repeats}"
+        noise = ", zero noise" * (self.noise == "zero")
+        how = f"{self.dtype}{compiled}{noise}, batch {self.batch}, median of {self.repeats}"
         return f"{self.hardware}, {self.device}{threads}, {how}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +114,7 @@ def benchmark(
     compile: bool = False,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    noise: NoiseKind = "drawn",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkReport:
     """Measures decoders against each other.
@@ -123,6 +128,7 @@ def benchmark(
         compile: Whether networks are compiled, by `torch.compile`, for each size.
         device: Where to decode.
         seed: Of latents and noise.
+        noise: Whether decodes of tokenizers draw any.
         on_progress: Called after each turn of all contenders with the turns done, and their number.
 
     Raises:
@@ -133,7 +139,7 @@ def benchmark(
     peak = matmul_peak(device, dtype)
     rows: list[BenchmarkRow] = []
     for index, size in enumerate(sizes):
-        setting = Setting(size=size, batch=batch, dtype=dtype, compile=compile, device=device, seed=seed)
+        setting = Setting(size=size, batch=batch, dtype=dtype, compile=compile, device=device, seed=seed, noise=noise)
         with _room_for_graphs() if compile else nullcontext():
             trials = [_Timed(contender, setting) for contender in contenders]
             for turn in range(repeats):
@@ -152,6 +158,7 @@ def benchmark(
         batch=batch,
         repeats=repeats,
         seed=seed,
+        noise=noise,
         matmul_peak_gflops=peak / 1e9,
         rows=tuple(rows),
     )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepladder.layouts import GridLayout, Layout
-from stepladder.sampling.randomness import generator, normal
+from stepladder.sampling.randomness import NoiseKind, generator, normal
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["Contender", "Decode", "Setting", "single_pass_contender", "tokenizer_contender"]
@@ -37,6 +37,8 @@ class Setting:
     device: torch.device
     seed: int
     """Of latents, and of the noise of the first image."""
+    noise: NoiseKind = "drawn"
+    """Where the noise of tokenizers comes from."""
 
     def latent(self, layout: Layout) -> Float[Tensor, "b ..."]:
         """White noise in the shape of the latent of such images.
@@ -77,13 +79,13 @@ def tokenizer_contender(name: str, tokenizer: Tokenizer, steps: int | None = Non
     def prepare(setting: Setting) -> Decode:
         tokenizer.to(setting.device).to_precision(setting.dtype).eval()
         if setting.compile:
-            tokenizer.decoder.network.compile(fullgraph=True, dynamic=False)
+            tokenizer.compile_decoder(any_size=False)
         latent = setting.latent(tokenizer.layout)
-        seeds = range(setting.seed, setting.seed + setting.batch)
+        seeds = range(setting.seed, setting.seed + setting.batch) if setting.noise == "drawn" else None
 
         def decode() -> Iterator[Tensor]:
             yield from tokenizer.decode_progressively(
-                latent, seeds=seeds, steps=taken, size=(setting.size, setting.size)
+                latent, seeds=seeds, steps=taken, size=(setting.size, setting.size), noise=setting.noise
             )
 
         return decode

@@ -13,10 +13,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
 from typing import Any, TypeAlias
 
 import torch
@@ -26,13 +24,11 @@ from stepladder import __version__
 from stepladder.data import ImageSource, evaluation_images
 from stepladder.errors import ConfigError
 from stepladder.layouts import check_side
-from stepladder.measure.gains import StageGain, stage_gains
-from stepladder.measure.judges import Features, Judges, Originals
+from stepladder.measure.evaluated import Evaluated, Trial
+from stepladder.measure.judges import Judges, Originals
 from stepladder.measure.metrics import (
     FrechetMetric,
     Metric,
-    frechet_distance,
-    frechet_interval,
     in_library_range,
     inception,
     lpips,
@@ -40,14 +36,14 @@ from stepladder.measure.metrics import (
     pixels,
     quantise,
 )
-from stepladder.measure.profiling import count_flops, synchronise
-from stepladder.measure.reports import Report, Row
+from stepladder.measure.reports import Report
 from stepladder.measure.sharing import shared_batches
 from stepladder.models import ModelSpec
 from stepladder.nn.efficientnet import efficientnet_lite
 from stepladder.processes import Processes
+from stepladder.sampling.randomness import NoiseKind
 from stepladder.sampling.steps import EULER, SamplerConfig
-from stepladder.tokenizer import Encoding, Tokenizer
+from stepladder.tokenizer import Tokenizer
 
 __all__ = ["METRICS", "MIN_SIZE", "evaluate"]
 
@@ -88,6 +84,8 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     sampler: SamplerConfig = EULER,
+    noise: NoiseKind = "drawn",
+    compile: bool = False,
     metrics: Sequence[Metric] = METRICS,
     on_progress: Callable[[int, int], None] | None = None,
     on_images: Callable[[int, Tensor, list[Tensor]], None] | None = None,
@@ -106,6 +104,8 @@ def evaluate(
         device: Where to compute.
         dtype: What the networks of models compute in; those of metrics compute in float32.
         sampler: Of models that name none.
+        noise: Whether decodes draw any.
+        compile: Whether the networks of decoders are compiled, in place.
         metrics: What to take; None in rows where weights are missing, or images are too small.
         on_progress: Called with the images done and the images of the data, after each batch; by the main process.
         on_images: Called with the place of the first image, the originals and, for each model, the reconstructions,
@@ -118,7 +118,8 @@ def evaluate(
     """
     _check(models, size=size, seed=seed, batch=batch, bootstrap=bootstrap)
     device, processes = torch.device(device), Processes()
-    trials = [_Evaluated(*model, device, dtype) for model in [_load(model, sampler, size) for model in models]]
+    loaded = [_load(model, sampler, size) for model in models]
+    trials = [Evaluated(*model, device, dtype, noise=noise, compile=compile) for model in loaded]
     images = evaluation_images(source, size=size, limit=limit, crops=crops)
     judges = Judges(metrics, size=size, crops=crops, keep=bootstrap > 0, device=device)
     total = crops * (len(source) if limit is None else min(limit, len(source)))
@@ -142,6 +143,8 @@ def evaluate(
             skipped=len(images.unreadable),
             size=size,
             seed=seed,
+            noise=noise,
+            compiled=compile,
             bootstrap=bootstrap,
             processes=processes.count,
             **_surroundings(device, dtype),
@@ -158,27 +161,13 @@ class _Found:
     """What a process found of a batch; on the CPU."""
 
     originals: Originals
-    trials: list[_Trial]
+    trials: list[Trial]
     """Of each model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trial:
-    """What a model made of a batch."""
-
-    values: dict[str, list[float]]
-    """Of each image, by key of the metric."""
-    features: dict[str, Tensor]
-    """Of reconstructions of `Originals.fresh`, by key of the distance."""
-    gains: list[list[StageGain]]
-    """Of each image, of each stage."""
-    seconds: float
-    """Time of the decode."""
 
 
 @torch.inference_mode()
 def _judge(
-    trials: Sequence[_Evaluated], judges: Judges, references: Tensor, seed: int
+    trials: Sequence[Evaluated], judges: Judges, references: Tensor, seed: int
 ) -> tuple[_Found, tuple[Tensor, list[Tensor]]]:
     """Every model and metric on a batch, whose first image has this seed; originals and reconstructions beside it."""
     quantised = quantise(references)
@@ -190,103 +179,12 @@ def _judge(
     return _Found(originals=originals, trials=list(found)), (quantised * 2 - 1, [each * 2 - 1 for each in images])
 
 
-def _take(trials: Sequence[_Evaluated], judges: Judges, found: _Found) -> int:
+def _take(trials: Sequence[Evaluated], judges: Judges, found: _Found) -> int:
     """Takes in what was found of a batch; how many images that is."""
     new, count = judges.take(found.originals), len(found.originals.digests)
     for trial, each in zip(trials, found.trials, strict=True):
         trial.take(each, new, count, keep=judges.keep)
     return count
-
-
-class _Evaluated:
-    """One model during an evaluation."""
-
-    def __init__(
-        self,
-        name: str,
-        tokenizer: Tokenizer,
-        steps: int | None,
-        sampler: SamplerConfig,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.name = name
-        self.sampler = sampler
-        self.tokenizer = tokenizer.to(device).to_precision(dtype).eval()
-        self.steps = tokenizer.steps_per_stage if steps is None else steps
-        self.device = device
-        self.values: dict[str, list[float]] = {}
-        self.features: dict[str, Features] = {}
-        self.gains: list[list[StageGain]] = []  # of each image, of each stage
-        self.seconds: list[tuple[int, float]] = []  # (images, time) of each decode
-        self.flop: float | None = None  # until the first batch
-
-    def run(
-        self, references: Tensor, quantised: Tensor, seeds: Sequence[int], judges: Judges, fresh: Sequence[int]
-    ) -> tuple[_Trial, Tensor]:
-        """Reconstructs a batch and takes all metrics, Frechet features of the `fresh` ones; and the reconstructions."""
-        code = self.tokenizer.encode(references)
-        if self.flop is None:
-            self.flop = count_flops(lambda: self._decode(code, seeds)) / len(references)  # the warm-up, too
-        start = self._now()
-        stages = self._decode(code, seeds)
-        seconds = self._now() - start
-
-        images = quantise(stages[-1])
-        fits = references.shape[-1] % self.tokenizer.schedule.multiple == 0
-        taken = judges.networks.items() if fresh else ()
-        trial = _Trial(
-            values={key: measure(images, quantised).tolist() for key, measure in judges.measures.items()},
-            features={key: network(images[list(fresh)]).detach().cpu() for key, network in taken},
-            gains=(stage_gains(self.tokenizer, code, stages, references) or []) if fits else [],
-            seconds=seconds,
-        )
-        return trial, images
-
-    def take(self, trial: _Trial, new: list[int], count: int, *, keep: bool) -> None:
-        """Takes in what was found of a batch of `count` images, features of the `new` ones."""
-        for key, values in trial.values.items():
-            self.values.setdefault(key, []).extend(values)
-        for key, features in trial.features.items() if new else ():
-            self.features.setdefault(key, Features(keep=keep)).update(features[new])
-        self.gains += trial.gains
-        self.seconds.append((count, trial.seconds))
-
-    def row(self, judges: Judges, batch: int, bootstrap: int) -> Row:
-        values = {key: fmean(each) for key, each in self.values.items()}
-        intervals = {}
-        groups = torch.tensor(judges.photographs)
-        for key, originals in judges.originals.items():
-            if originals.statistics.count > 1:
-                found = self.features[key]
-                values[key] = frechet_distance(originals.statistics, found.statistics)
-                if bootstrap and len(groups.unique()) > 1:
-                    intervals[key] = frechet_interval(
-                        values[key], originals.all, found.all, groups, resamples=bootstrap
-                    )
-        largest = max(count for count, _ in self.seconds)
-        return Row(
-            model=self.name,
-            steps_per_stage=self.steps,
-            stages=self.tokenizer.schedule.num_stages,
-            network_evaluations=self.tokenizer.network_evaluations(self.steps, sampler=self.sampler),
-            sampler=self.sampler,
-            metrics={metric.key: values.get(metric.key) for metric in judges.metrics},
-            intervals=intervals,
-            stage_gains=_mean_gains(self.gains),
-            seconds_per_image=median(time for count, time in self.seconds if count == largest) / largest,
-            batch=min(batch, largest),
-            parameters=sum(p.numel() for p in self.tokenizer.parameters()),
-            gflop_per_image=(self.flop or 0.0) / 1e9,
-        )
-
-    def _decode(self, code: Encoding, seeds: Sequence[int]) -> list[Tensor]:
-        """The images of all stages, as `decode` makes them on its way to the last."""
-        return list(self.tokenizer.decode_progressively(code, seeds=seeds, steps=self.steps, sampler=self.sampler))
-
-    def _now(self) -> float:
-        synchronise(self.device)
-        return time.perf_counter()
 
 
 def _check(models: Sequence[Model], *, size: int, seed: int, batch: int, bootstrap: int) -> None:
@@ -319,19 +217,7 @@ def _load(model: Model, sampler: SamplerConfig, size: int) -> tuple[str, Tokeniz
     return name, tokenizer, steps, taking
 
 
-def _mean_gains(gains: Sequence[Sequence[StageGain]]) -> tuple[StageGain, ...] | None:
-    """Of each stage, over the images."""
-    means = (
-        {
-            name: fmean(getattr(gain, name) for gain in stage)
-            for name in ("psnr_db", "over_initial_db", "over_before_db")
-        }
-        for stage in zip(*gains, strict=True)
-    )
-    return tuple(StageGain(**mean) for mean in means) or None
-
-
-def _exactness(trials: Sequence[_Evaluated]) -> dict[str, str]:
+def _exactness(trials: Sequence[Evaluated]) -> dict[str, str]:
     exact = any(not math.isfinite(value) for trial in trials for value in trial.values.get(pixels.PSNR.key, ()))
     return {pixels.PSNR.key: "infinite where a reconstruction equals its original"} if exact else {}
 

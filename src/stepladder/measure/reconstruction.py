@@ -18,6 +18,7 @@ from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
 from stepladder.measure.metrics import psnr, quantise
 from stepladder.sampling.guidance import GuidanceConfig
+from stepladder.sampling.randomness import NoiseKind
 from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Tokenizer
 
@@ -51,29 +52,39 @@ def reconstruct(
     tokenizer: Tokenizer,
     image: Image.Image,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
     sampler: SamplerConfig = EULER,
+    noise: NoiseKind = "drawn",
 ) -> Reconstruction:
     """Encodes and decodes one image, on the device of the tokenizer.
 
     Args:
         tokenizer: Does both.
         image: 8-bit RGB.
-        seed: Of the decoder's noise: the same image and seed give the same reconstruction.
+        seed: Of the decoder's noise: the same image and seed give the same reconstruction. 0 by default, and none for
+            zero noise.
         steps: Steps per stage; the tokenizer's own by default.
         tile: Side of the tiles of large stages, 0 for none; the tokenizer's own by default.
         guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
         sampler: How steps are taken.
+        noise: Whether the decode draws any.
 
     Raises:
         ImageError: If the tokenizer does not take images of this size.
         ConfigError: If it takes no such tiles, guidance or sampler.
     """
     (found,) = reconstruct_together(
-        tokenizer, [image], seeds=[seed], steps=steps, tile=tile, guidance=guidance, sampler=sampler
+        tokenizer,
+        [image],
+        seeds=None if seed is None else [seed],
+        steps=steps,
+        tile=tile,
+        guidance=guidance,
+        sampler=sampler,
+        noise=noise,
     )
     return found
 
@@ -82,18 +93,19 @@ def reconstruct_together(
     tokenizer: Tokenizer,
     images: Sequence[Image.Image],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     steps: int | None = None,
     tile: int | None = None,
     guidance: GuidanceConfig | float | None = None,
     sampler: SamplerConfig = EULER,
+    noise: NoiseKind = "drawn",
 ) -> list[Reconstruction]:
     """The same for images of one size in one batch, with a seed for each; each takes its share of the time."""
     originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
     code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
     *stages, last = tokenizer.decode_progressively(
-        code, seeds=seeds, steps=steps, tile=tile, guidance=guidance, sampler=sampler
+        code, seeds=seeds, steps=steps, tile=tile, guidance=guidance, sampler=sampler, noise=noise
     )
     decoded = last.cpu()
     seconds = (time.perf_counter() - started) / len(images)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stepladder.measure.gains import StageGain
+from stepladder.sampling.randomness import NoiseKind
 from stepladder.sampling.steps import SamplerConfig
 
 __all__ = ["Report", "Row"]
@@ -66,6 +67,10 @@ class Report:
     """Photographs that could not be read."""
     size: int
     seed: int
+    noise: NoiseKind
+    """Where the noise of decodes came from."""
+    compiled: bool
+    """Whether the networks of decoders were compiled."""
     device: str
     dtype: str
     """What the networks of models compute in."""

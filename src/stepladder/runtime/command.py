@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=0, metavar="N", help="0 lets the engine choose")
         command.add_argument("--tile", type=int, metavar="N", help="side of tiles; 0 for none")
     for command in (decode, both):
+        command.add_argument("--noise", default="drawn", choices=("drawn", "zero"), help="zero: the same image always")
         command.add_argument("--seed", type=int, metavar="S", help="of every image; by default, each has its own")
     return parser
 
@@ -106,7 +107,7 @@ def _decode(options: argparse.Namespace) -> None:
         values = stored.values[None]
         latent = values if known.codebook_size is None else model.latent_from_indices(values)
         seeds = _seeds(model, stored.name, options)
-        image = model.decode(latent, seeds=seeds, size=stored.size, tile=options.tile)
+        image = model.decode(latent, seeds=seeds, size=stored.size, tile=options.tile, noise=options.noise)
         _save(image, targets[stored.name], options)
 
 
@@ -118,7 +119,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     for path, target in targets.items():
         code = model.encode(to_array(load_image(path))[None], tile=options.tile)
         seeds = _seeds(model, path.stem, options)
-        _save(model.decode(code, seeds=seeds, tile=options.tile), target, options)
+        _save(model.decode(code, seeds=seeds, tile=options.tile, noise=options.noise), target, options)
 
 
 def _load(options: argparse.Namespace) -> Model:
@@ -126,7 +127,9 @@ def _load(options: argparse.Namespace) -> Model:
 
 
 def _seeds(model: Model, name: str, options: argparse.Namespace) -> list[int] | None:
-    if model.manifest.ladder.noise == "zero":
+    if "zero" in (options.noise, model.manifest.ladder.noise):
+        if options.seed is not None:
+            raise ConfigError(f"--seed {options.seed} does not fit a decode without noise. Leave it out.")
         return None
     return [seed_of(name) if options.seed is None else options.seed]
 

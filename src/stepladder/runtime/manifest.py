@@ -19,6 +19,7 @@ from typing import Literal
 from stepladder.configs import structure, unstructure
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.files import parse_json, reason, write_atomically
+from stepladder.runtime.noise import NoiseKind
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "Backend", "Check", "GraphFile", "Ladder", "Latent", "Manifest"]
 __all__ += ["read_manifest", "sha256", "write_manifest"]
@@ -42,9 +43,14 @@ class GraphFile:
     file: str
     """Its name in the folder."""
     sha256: dict[str, str]
-    """Of each file that belongs to it, that one and its weights where they lie apart."""
+    """Of each file that belongs to it, that one and its weights where they lie apart, which graphs may share."""
     inputs: list[str]
     outputs: list[str]
+
+    @property
+    def weights(self) -> str | None:
+        """The file of its weights, where they lie apart."""
+        return next((name for name in self.sha256 if name != self.file), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +92,7 @@ class Ladder:
     """beta of the same jumps."""
     correlation: float
     """gamma: n' has correlation -gamma inside each block of 2 x 2."""
-    noise: Literal["drawn", "zero"]
+    noise: NoiseKind
     """With zero noise, graphs take none."""
 
 
@@ -161,9 +167,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = structure(data, Manifest, where=str(place))
     except ConfigError as error:
         raise CheckpointError(f"{error} Export the model again.") from error
-    for graph in manifest.graphs.values():
-        for name, expected in graph.sha256.items():
-            _check_file(folder, name, expected)
+    for name, expected in dict.fromkeys(pair for graph in manifest.graphs.values() for pair in graph.sha256.items()):
+        _check_file(folder, name, expected)
     return manifest
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stepladder.errors import ConfigError, ImageError
 from stepladder.runtime.manifest import Manifest, read_manifest
-from stepladder.runtime.noise import Noise, ZeroNoise
+from stepladder.runtime.noise import Noise, NoiseKind, ZeroNoise
 from stepladder.runtime.sessions import Array, Function, open_graph, pick_engine
 from stepladder.runtime.stages import Tiling, run_stages, stage_shapes
 from stepladder.tiles import tiles
@@ -116,6 +116,7 @@ class Model:
         seeds: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         tile: int | None = None,
+        noise: NoiseKind = "drawn",
     ) -> NDArray[np.float32]:
         """Decodes to images in [-1, 1].
 
@@ -124,6 +125,7 @@ class Model:
             seeds: One for each image, by default 0, 1, 2, ...; none where the model was exported without noise.
             size: (H, W) to crop to; by default that of the encoded images, or all that the latent covers.
             tile: Side of the tiles for stages with a longer side, 0 for none; the model's own by default.
+            noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:
             ValueError: If latent, seeds, size or tile do not fit.
@@ -131,12 +133,12 @@ class Model:
         side = self._tile(tile)
         latent, size = self._check(code, size)
         if side and max(self._covers(latent)) > side:
-            *_, image = self.decode_progressively(latent, seeds=seeds, size=size, tile=tile)
+            *_, image = self.decode_progressively(latent, seeds=seeds, size=size, tile=tile, noise=noise)
             return image
-        noise, inputs = self._noise(seeds, len(latent)), {"latent": latent}
+        source, inputs = self._noise(noise, seeds, len(latent)), {"latent": latent}
         if self.manifest.ladder.noise == "drawn":
             shapes = stage_shapes(self.manifest.ladder, len(latent), self._covers(latent))
-            inputs |= {f"noise{stage}": noise.normal(shape) for stage, shape in enumerate(shapes)}
+            inputs |= {f"noise{stage}": source.normal(shape) for stage, shape in enumerate(shapes)}
         return self.call("decoder", inputs)["image"][..., : size[0], : size[1]]
 
     def decode_progressively(
@@ -146,6 +148,7 @@ class Model:
         seeds: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         tile: int | None = None,
+        noise: NoiseKind = "drawn",
     ) -> Iterator[NDArray[np.float32]]:
         """As `decode`, and yields one image for each stage, coarse first."""
         latent, size = self._check(code, size)
@@ -155,7 +158,7 @@ class Model:
             self.call,
             self.manifest.ladder,
             latent,
-            noise=self._noise(seeds, len(latent)),
+            noise=self._noise(noise, seeds, len(latent)),
             size=self._covers(latent),
             tiling=tiling,
         )
@@ -174,7 +177,8 @@ class Model:
         """Runs a graph with those of the inputs that it takes."""
         graph = self.manifest.graphs[name]
         if name not in self._functions:
-            self._functions[name] = open_graph(self.folder / graph.file, self.settings)
+            weights = None if graph.weights is None else self.folder / graph.weights
+            self._functions[name] = open_graph(self.folder / graph.file, self.settings, weights=weights)
         return self._functions[name]({key: np.ascontiguousarray(inputs[key]) for key in graph.inputs})
 
     def _check(self, code: "Encoded | Array", size: tuple[int, int] | None) -> tuple[Array, tuple[int, int]]:
@@ -216,12 +220,16 @@ class Model:
             )
         return tile
 
-    def _noise(self, seeds: Sequence[int] | None, count: int) -> Noise | ZeroNoise:
+    def _noise(self, kind: NoiseKind, seeds: Sequence[int] | None, count: int) -> Noise | ZeroNoise:
         if self.manifest.ladder.noise == "zero":
             if seeds is not None:
                 raise ValueError(
                     f"{self.manifest.model} was exported without noise and takes no seeds. Leave them out."
                 )
+            return ZeroNoise()
+        if kind == "zero":
+            if seeds is not None:
+                raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
             return ZeroNoise()
         seeds = range(count) if seeds is None else seeds
         if len(seeds) != count:

@@ -10,11 +10,15 @@ bit for bit. The order of draws is that of a decode: the start, then each jump, 
 """
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Noise", "ZeroNoise"]
+__all__ = ["Noise", "NoiseKind", "ZeroNoise"]
+
+NoiseKind: TypeAlias = Literal["drawn", "zero"]
+"""As in `stepladder.sampling.randomness`, which needs torch."""
 
 _BLOCK = 16
 _SEEDS = 2**63
@@ -42,7 +46,7 @@ class Noise:
 
 
 class ZeroNoise:
-    """The noise of a model that was exported without."""
+    """No noise."""
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Zeros."""

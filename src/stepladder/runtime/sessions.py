@@ -63,14 +63,19 @@ def pick_engine(backend: str, engine: str | None, precision: str, threads: int) 
     return Settings(engine=chosen, precision=precision, threads=threads)  # type: ignore[arg-type]
 
 
-def open_graph(path: Path, settings: Settings) -> Function:
+def open_graph(path: Path, settings: Settings, *, weights: Path | None = None) -> Function:
     """Reads a graph.
+
+    Args:
+        path: The graph.
+        settings: How it is run.
+        weights: Where those of an OpenVINO graph are; None for a file of the same name. ONNX graphs name theirs.
 
     Raises:
         MissingDependencyError: If the engine is not installed.
         CheckpointError: If it does not take the graph.
     """
-    return _onnxruntime(path, settings) if settings.engine == "onnxruntime" else _openvino(path, settings)
+    return _onnxruntime(path, settings) if settings.engine == "onnxruntime" else _openvino(path, settings, weights)
 
 
 def _onnxruntime(path: Path, settings: Settings) -> Function:
@@ -96,7 +101,7 @@ def _onnxruntime(path: Path, settings: Settings) -> Function:
     return run
 
 
-def _openvino(path: Path, settings: Settings) -> Function:
+def _openvino(path: Path, settings: Settings, weights: Path | None) -> Function:
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -107,7 +112,9 @@ def _openvino(path: Path, settings: Settings) -> Function:
     if settings.threads:
         config["INFERENCE_NUM_THREADS"] = settings.threads
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", config)
+        core = openvino.Core()
+        model = core.read_model(path, weights) if weights and path.suffix == ".xml" else core.read_model(path)
+        compiled = core.compile_model(model, "CPU", config)
     except RuntimeError as error:
         raise _refused(path, "OpenVINO", error) from error
     names = [output.get_any_name() for output in compiled.outputs]
