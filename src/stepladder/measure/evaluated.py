@@ -103,6 +103,7 @@ class Evaluated:
         self.seconds.append((count, trial.seconds))
 
     def row(self, judges: Judges, batch: int, bootstrap: int) -> Row:
+        """The row of the report, once all batches are taken in."""
         values = {key: fmean(each) for key, each in self.values.items()}
         intervals = {}
         groups = torch.tensor(judges.photographs)
