@@ -1,10 +1,15 @@
 """A tiny frozen encoder as an ONNX file: one convolution of cells, whose weights follow from a seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from stepladder.encoders import FrozenEncoder, OnnxEncoderConfig
+from stepladder.presets import tiny
+from stepladder.tokenizer import Tokenizer
 
 CHANNELS, STRIDE = 6, 8
 
@@ -24,6 +29,15 @@ def write_onnx_encoder(path: Path, *, seed: int = 0, channels: int = CHANNELS, s
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, str(path))
     return path
+
+
+def save_decoder_of(encoder: Path, folder: Path) -> Path:
+    """A model of its latents, as a training leaves one: it says by name alone where they come from."""
+    found = OnnxEncoderConfig(source=str(encoder), image_range=(0.0, 1.0))
+    fingerprint = FrozenEncoder(found, CHANNELS).measure_fingerprint()
+    known = replace(found, source="the-encoder.onnx", fingerprint=fingerprint)
+    Tokenizer(replace(tiny(), latent_channels=CHANNELS, encoder=known)).save_pretrained(folder)
+    return folder
 
 
 def onnx_weights(path: Path) -> tuple[np.ndarray, np.ndarray]:

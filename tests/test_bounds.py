@@ -24,7 +24,10 @@ FIELDS = [
     (VQConfig, ["codebook_size", "commitment"]),
     (
         ConvDecoderConfig,
-        ["width", "depth", "coarse_width", "coarse_depth", "context_width", "context_depth", "head_width"],
+        [
+            *("width", "depth", "coarse_width", "coarse_depth", "context_width", "context_depth"),
+            *("estimate_width", "estimate_depth", "head_width"),
+        ],
     ),
     (MMDiTDecoderConfig, ["patch", "width", "depth", "heads", "head_width"]),
     (LadderConfig, ["num_stages"]),

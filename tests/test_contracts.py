@@ -47,6 +47,7 @@ GRIDS = {
     "f8-plain-velocity-2": grid(2, prediction="velocity"),
     "f8-plain-clean-3": grid(3),
     "f8-kl-velocity-1": grid(1, bottleneck=KL, prediction="velocity"),
+    "f8-plain-clean-3-estimate": grid(3, estimate_depth=1),
     "f8-fsq-clean-2": grid(2, bottleneck=FSQ, channels=4),
     "f4-plain-velocity-3": grid(3, F4, prediction="velocity"),
     "f4-kl-clean-2": grid(2, F4, KL),

@@ -22,6 +22,7 @@ def grid(
     *,
     channels: int = 16,
     prediction: str = "clean",
+    estimate_depth: int = 0,
 ) -> TokenizerConfig:
     tiny = presets.tiny()
     return replace(
@@ -29,7 +30,7 @@ def grid(
         latent_channels=channels,
         encoder=encoder,
         bottleneck=bottleneck,
-        decoder=replace(tiny.decoder, prediction=prediction),
+        decoder=replace(tiny.decoder, prediction=prediction, estimate_width=12, estimate_depth=estimate_depth),
         ladder=LadderConfig(num_stages=num_stages),
     )
 

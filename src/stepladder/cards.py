@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
-from stepladder.encoders import DiffusersEncoderConfig, FrozenEncoderConfig
+from stepladder.encoders import DiffusersEncoderConfig, FrozenEncoderConfig, LatentFilesConfig
 from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = ["LIBRARY", "TAGS", "model_card"]
@@ -69,17 +69,22 @@ def _base_model(config: TokenizerConfig) -> str | None:
 
 def _facts(model: nn.Module, config: TokenizerConfig) -> str:
     encoder, bottleneck, decoder = (_count(getattr(model, part)) for part in ("encoder", "bottleneck", "decoder"))
-    frozen = isinstance(config.encoder, FrozenEncoderConfig)
     stages = config.ladder.num_stages
     rows = {
         "latent": f"{config.layout}, {config.bottleneck.kind}",
-        "encoder": f"frozen, not in this model: {config.encoder.source}"  # type: ignore[union-attr]
-        if frozen
+        "encoder": f"frozen, not in this model: {_source(config.encoder)}"
+        if isinstance(config.encoder, FrozenEncoderConfig)
         else f"{config.encoder.kind}, {encoder + bottleneck:,} parameters",
         "decoder": f"{config.decoder.kind}, {decoder:,} parameters",
         "ladder": f"{_counted(stages, 'stage')}, {_counted(config.steps_per_stage, 'step')} in each by default",
     }
     return "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+
+
+def _source(encoder: FrozenEncoderConfig) -> str:
+    """Where a frozen encoder is, and the revision there."""
+    revision = None if isinstance(encoder, LatentFilesConfig) else encoder.revision
+    return encoder.source if revision is None else f"{encoder.source}, revision {revision}"
 
 
 def _usage(config: TokenizerConfig, known: str) -> str:

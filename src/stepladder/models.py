@@ -12,7 +12,7 @@ from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from stepladder.configs import MAX_STEPS
 from stepladder.errors import CheckpointError, ConfigError
 
-__all__ = ["ModelSpec", "embedded_models", "find_model", "parse_model_spec"]
+__all__ = ["ModelSpec", "commit_of", "embedded_models", "find_model", "parse_model_spec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,14 @@ def embedded_models() -> tuple[str, ...]:
     """Names of the models that ship inside the package."""
     weights = Path(str(resources.files("stepladder"))) / "weights"
     return tuple(sorted(folder.parent.name for folder in weights.glob(f"*/{CONFIG_FILE}")))
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit to which a file in the cache of the hub client belongs: owner/name in `snapshots/COMMIT/...`."""
+    for folder in path.parents:
+        if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name):
+            return folder.name
+    return None
 
 
 def find_model(

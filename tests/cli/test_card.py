@@ -48,11 +48,11 @@ def test_a_card_is_written_to_a_file_and_not_over_another_one(run, refused, mode
 
 
 def test_a_decoder_of_a_frozen_encoder_says_whose_latents_it_takes(run, tmp_path):
-    encoder = DiffusersEncoderConfig(source="owner/name", stride=8)
+    encoder = DiffusersEncoderConfig(source="owner/name", revision="0a1b2c", stride=8)
     Tokenizer(replace(tiny(), encoder=encoder)).save_pretrained(tmp_path / "m")
     card = ModelCard(run("card", "m").stdout)
     assert card.data.base_model == "owner/name"
-    assert "| encoder | frozen, not in this model: owner/name |" in card.text
+    assert "| encoder | frozen, not in this model: owner/name, revision 0a1b2c |" in card.text
     assert "images = tokenizer.decode(unit_latents(tokenizer, latent))" in card.text
     Tokenizer(replace(tiny(), encoder=LatentFilesConfig(source="a camera"))).save_pretrained(tmp_path / "n")
     assert ModelCard(run("card", "n").stdout).data.base_model is None

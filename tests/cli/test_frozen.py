@@ -10,11 +10,9 @@ import torch
 
 pytest.importorskip("onnxruntime")
 
-from frozen_fakes import CHANNELS, write_onnx_encoder
-from stepladder.encoders import FrozenEncoder, OnnxEncoderConfig
+from frozen_fakes import CHANNELS, save_decoder_of, write_onnx_encoder
 from stepladder.latents import read_latents
 from stepladder.pipelines import foreign_latents
-from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
 
 
@@ -26,11 +24,7 @@ def encoder(tmp_path) -> Path:
 @pytest.fixture
 def decoder(tmp_path, encoder) -> Path:
     """A model of its latents that says where they come from by name."""
-    found = OnnxEncoderConfig(source=str(encoder), image_range=(0.0, 1.0))
-    fingerprint = FrozenEncoder(found, CHANNELS).measure_fingerprint()
-    known = replace(found, source="the-encoder.onnx", fingerprint=fingerprint)
-    Tokenizer(replace(tiny(), latent_channels=CHANNELS, encoder=known)).save_pretrained(tmp_path / "decoder")
-    return tmp_path / "decoder"
+    return save_decoder_of(encoder, tmp_path / "decoder")
 
 
 def test_images_go_through_the_encoder_that_is_named_and_decode_needs_none(run, decoder, encoder, photos, tmp_path):
@@ -60,13 +54,18 @@ def test_a_missing_encoder_another_one_and_a_needless_one_are_refused(refused, m
         line = refused(*command, "--model", decoder)
         assert "'the-encoder.onnx' is not here" in line and "--encoder PATH" in line
     assert "is not here" in refused("evaluate", photos, decoder, "--size", 32)
+    bulk = ("bulk", "encode", photos, "latents", "--size", 16, "--workers", 0)
+    assert "is not here" in refused(*bulk, "--model", decoder)
     other = write_onnx_encoder(tmp_path / "other.onnx", seed=1)
     command = ("reconstruct", photos, "--out", "out", "--encoder", other)
     assert "is another one than that of the model" in refused(*command, "--model", decoder)
+    assert "is another one than that of the model" in refused(*bulk, "--model", decoder, "--encoder", other)
     assert "for models that hold a decoder alone" in refused(*command, "--model", model, code=2)
+    assert "for models that hold a decoder alone" in refused(*bulk, "--model", model, "--encoder", other, code=2)
+    assert not (tmp_path / "latents").exists()
     four = write_onnx_encoder(tmp_path / "four.onnx", channels=4)
     command = ("reconstruct", photos, "--out", "out", "--model", decoder, "--encoder", four)
-    assert "makes latents of 4x16x16" in refused(*command, code=2)
+    assert "its latent of the test image is 4x16x16, and not 6x16x16" in refused(*command)
 
 
 def test_info_says_which_encoder_the_latents_are_of(run, decoder):
@@ -100,6 +99,7 @@ def test_latents_of_elsewhere_that_cannot_be_decoded_are_refused(refused, model,
         return refused("decode", file, "--out", "out", "--model", decoder, *options, code=code)
 
     assert "does not say what decodes it" in refused("decode", "z.npy", "--out", "out", "--from", "raw", code=2)
+    assert "is an array of latents, and does not say what they are" in line("z.npy", code=2)
     assert "--from scaled is unknown" in line("z.npy", "--from", "scaled", code=2)
     assert "How pipelines scale latents of 'the-encoder.onnx' is not known" in line(
         "z.npy", "--from", "pipeline", code=2

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stepladder.encoders import DiffusersEncoderConfig, FrozenEncoder
+from stepladder.encoders.frozen import kept
 from stepladder.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
@@ -140,3 +141,26 @@ def test_what_is_no_autoencoder_or_not_there_is_refused(tmp_path):
 
 def _row(values) -> torch.Tensor:
     return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def test_the_commit_of_the_hub_is_kept_by_the_model(tmp_path, monkeypatch):
+    commit, asked = "89abcdef01" * 4, []
+    place = tmp_path / "snapshots" / commit / "vae" / "config.json"
+
+    def load(source, **options):
+        asked.append((source, options))
+        return kl()
+
+    monkeypatch.setattr(diffusers.AutoModel, "from_pretrained", load)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, revision: str(place))
+    config = DiffusersEncoderConfig(source="owner/name", subfolder="vae", stride=2)
+    encoder = FrozenEncoder(config, 4)
+    assert kept(encoder, None).revision is None
+    encoder.open()
+    known = kept(encoder, [1.0] * 4)
+    assert (known.source, known.revision) == ("owner/name", commit)
+    with pytest.raises(CheckpointError, match="is another one"):
+        FrozenEncoder(known, 4).open()
+    with pytest.raises(CheckpointError, match="is another one"):
+        FrozenEncoder(known, 4).open("other/name")
+    assert [options.get("revision") for _, options in asked] == [None, commit, None]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from frozen_fakes import onnx_weights, write_onnx_encoder
 from stepladder.encoders import FrozenEncoder, LatentFilesConfig, OnnxEncoderConfig, same_encoder
 from stepladder.encoders.fingerprint import TOLERANCE, distance, fixed_image
+from stepladder.encoders.frozen import kept
 from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import CheckpointError, ConfigError, ImageError
 
@@ -76,6 +77,9 @@ def test_a_latent_of_another_shape_is_refused(file):
         FrozenEncoder(config(file), 4).open()
     with pytest.raises(ConfigError, match=r"6x16x16 .* 6x8x8 here.*stride"):
         FrozenEncoder(config(file, stride=16), 6).open()
+    of_model = FrozenEncoder(config(file, fingerprint=[1.0] * 4), 4)
+    with pytest.raises(CheckpointError, match=r"another one than that of the model: .* 6x16x16, and not 4x16x16.*Pass"):
+        of_model.open()
 
 
 def test_a_missing_file_says_what_to_pass(tmp_path):
@@ -89,18 +93,25 @@ def test_a_missing_file_says_what_to_pass(tmp_path):
 def test_a_file_on_the_hub_is_fetched_and_what_the_hub_says_is_told(file, monkeypatch):
     asked = []
 
-    def download(repository, name):
-        asked.append((repository, name))
+    commit = "0123456789" * 4
+    fetched = file.parent / "snapshots" / commit / "files" / "encoder.onnx"
+    fetched.parent.mkdir(parents=True)
+    file.rename(fetched)
+
+    def download(repository, name, revision):
+        asked.append((repository, name, revision))
         if name != "files/encoder.onnx":
             raise OSError("404 Client Error.")
-        return str(file)
+        return str(fetched)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    encoder = FrozenEncoder(OnnxEncoderConfig(source="owner/name/files/encoder.onnx", image_range=(0.0, 1.0)), 6)
+    named = OnnxEncoderConfig(source="owner/name/files/encoder.onnx", image_range=(0.0, 1.0), revision="v2")
+    encoder = FrozenEncoder(named, 6)
     assert encoder(images()).shape == (2, 6, 3, 3)
-    assert asked == [("owner/name", "files/encoder.onnx")]
+    assert kept(encoder, None).revision == commit
     with pytest.raises(CheckpointError, match=r"cannot be fetched from the hub: 404 Client Error\. Pass"):
         encoder.open("owner/name/gone.onnx")
+    assert asked == [("owner/name", "files/encoder.onnx", "v2"), ("owner/name", "gone.onnx", None)]
 
 
 def test_a_file_that_is_no_encoder_is_refused(tmp_path):

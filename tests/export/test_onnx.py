@@ -77,6 +77,19 @@ def test_a_model_of_a_frozen_encoder_is_exported_without_it():
     assert names == ["decoder", "context", "stage0", "stage1"]
 
 
+@torch.no_grad()
+def test_features_may_have_a_finer_grid_than_the_latent():
+    config = handing_on()
+    finer = filled(replace(config, decoder=replace(config.decoder, estimate_width=12, estimate_depth=1)))
+    found = {graph.name: graph for graph in graphs(finer, steps=(1, 1), noise="drawn")}
+    for name in ("context", "stage0", "stage1"):
+        inputs = found[name].example(1, 2, 1)
+        assert all(value.isfinite().all() for value in found[name].module(inputs))
+    latent = finer.layout.stride
+    features = found["context"].module(found["context"].example(1, latent, 1))[0]
+    assert features.shape[1:] == (12, latent * latent // 4, latent // 4)
+
+
 @pytest.mark.parametrize("opset", [9, 99])
 def test_an_opset_that_is_not_written_is_refused(tokenizer, tmp_path, opset):
     text = rf"Opset {opset} is not written\. Accepted: 18 to 23\. Leave --opset out for 20\."

@@ -26,6 +26,7 @@ from stepladder.bulk.options import DTYPES, EncodeOptions
 from stepladder.bulk.statistics import ChannelStatistics
 from stepladder.bulk.store import Store
 from stepladder.data.pieces import Piece, Row
+from stepladder.encoders import FrozenEncoder
 from stepladder.errors import DataError, ImageError
 from stepladder.images import centre_crop_resize, from_uint8, load_image, pixels
 from stepladder.latents import index_dtype
@@ -42,7 +43,12 @@ _WAITING = 8
 class ShardEncoder:
     """Encodes shards, one after the other."""
 
-    def __init__(self, tokenizer: Tokenizer, options: EncodeOptions, store: Store) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, options: EncodeOptions, store: Store, *, encoder: str | None = None
+    ) -> None:
+        """Opens the frozen encoder of a model that holds a decoder alone, where `encoder` or the model says."""
+        if isinstance(tokenizer.encoder, FrozenEncoder):
+            tokenizer.encoder.open(encoder)
         self.tokenizer, self.options, self.store = tokenizer, options, store
         self.layout = build_layout(options.layout)
         if options.layout == "parquet":

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from stepladder.bulk.decode import ShardDecoder, decoder_fingerprint
@@ -19,6 +20,7 @@ from stepladder.bulk.scores import total_scores
 from stepladder.bulk.statistics import ChannelStatistics
 from stepladder.bulk.store import JOB_FOLDER, Store
 from stepladder.data.pieces import Pieces, plan_pieces
+from stepladder.encoders import open_encoders
 from stepladder.errors import ConfigError
 from stepladder.tokenizer import Tokenizer
 
@@ -32,6 +34,7 @@ def encode(
     model: str,
     options: EncodeOptions,
     engine: Engine,
+    encoder: str | None = None,
     room: int = 1,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Summary:
@@ -43,14 +46,17 @@ def encode(
         model: What `Tokenizer.from_pretrained` takes.
         options: What is done with each image.
         engine: What does it.
+        encoder: Where the frozen encoder of a model is that holds a decoder alone; None for where the model says.
         room: Workers where the engine names no number.
         on_progress: Called after each shard.
 
     Raises:
-        StepladderError: If data, model, options or output cannot be used; or what is wrong with the output halfway.
+        StepladderError: If data, model, encoder, options or output cannot be used; or what is wrong with the output
+            halfway.
     """
     tokenizer = Tokenizer.from_pretrained(model)
     options.check(tokenizer, model)
+    open_encoders([(model, tokenizer.encoder)], encoder)
     layout = build_layout(options.layout)
     store = Store(output)
     pieces = plan_pieces(data, images=options.shard)
@@ -64,7 +70,7 @@ def encode(
     }
     manifest = Manifest(store)
     with manifest.opened(about) as done:
-        job = ModelJob(model=model, options=options, store=store, maker=ShardEncoder)
+        job = ModelJob(model=model, options=options, store=store, maker=partial(ShardEncoder, encoder=encoder))
         result = work_through(job, pieces.pieces, done, engine, room, on_progress)
         entries = sorted(result.entries, key=lambda entry: entry.shard)
         statistics = ChannelStatistics.merged(entry.statistics for entry in entries)

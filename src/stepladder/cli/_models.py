@@ -69,16 +69,9 @@ def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None
         CheckpointError: If one is not there, or is another one.
         ConfigError: If one is named, and all models have their own.
     """
-    from stepladder.encoders import FrozenEncoder
+    from stepladder.encoders import open_encoders as open_all
 
-    frozen = [tokenizer.encoder for _, tokenizer in models if isinstance(tokenizer.encoder, FrozenEncoder)]
-    if encoder is not None and not frozen:
-        names = ", ".join(f"'{name}'" for name, _ in models)
-        raise ConfigError(
-            f"--encoder {encoder} does not fit {names}. It is for models that hold a decoder alone. Leave it out."
-        )
-    for found in frozen:
-        found.open(encoder)
+    open_all([(name, tokenizer.encoder) for name, tokenizer in models], encoder)
 
 
 def pick_sampler(kind: str, texture: float, shift: str | None, *tokenizers: "Tokenizer") -> "SamplerConfig":

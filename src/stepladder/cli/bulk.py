@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import DEFAULT_MODEL, MAX_SIZE, Compile, Device, Guidance, Json, Noise, NoiseFrom, Steps
+from stepladder.cli._options import (
+    DEFAULT_MODEL,
+    MAX_SIZE,
+    Compile,
+    Device,
+    Encoder,
+    Guidance,
+    Json,
+    Noise,
+    NoiseFrom,
+    Steps,
+)
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
 from stepladder.errors import ConfigError
 
@@ -48,7 +59,7 @@ Output = Annotated[
         show_default=False,
     ),
 ]
-Encoder = Annotated[str, typer.Option("--model", metavar="MODEL", help="An embedded name, a folder or a hub id.")]
+Model = Annotated[str, typer.Option("--model", metavar="MODEL", help="An embedded name, a folder or a hub id.")]
 Latents = Annotated[
     str,
     typer.Argument(
@@ -137,7 +148,8 @@ Address = Annotated[
 def encode(
     data: Input,
     output: Output,
-    model: Encoder = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
+    encoder: Encoder = None,
     layout: LayoutOption = "parquet",
     size: Size = None,
     keep_size: KeepSize = False,
@@ -180,7 +192,7 @@ def encode(
         threads=threads,
         device=place.type,
     )
-    work = partial(run, data, output, model=model, options=options, engine=with_engine)
+    work = partial(run, data, output, model=model, encoder=encoder, options=options, engine=with_engine)
     _go(work, "Encoding", room=_room(place.type, threads), json=json)
 
 

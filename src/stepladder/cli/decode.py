@@ -32,6 +32,7 @@ from stepladder.cli._options import (
     Tile,
 )
 from stepladder.cli._output import print_json, print_table, say, shown
+from stepladder.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +100,11 @@ def decode(
     from stepladder.cli._foreign import of_model, read_foreign
     from stepladder.latents import read_latents
 
+    if origin is None and latents.suffix == ".npy":
+        raise ConfigError(
+            f"{shown(latents)} is an array of latents, and does not say what they are. Accepted: --from raw or --from "
+            "pipeline, with --model, or a file that 'stepladder encode' wrote. Add both options."
+        )
     content = read_latents(latents) if origin is None else read_foreign(latents, model, origin)
     targets = {stored.name: out / f"{stored.name}.png" for stored in content.latents}
     check_outputs([latents], list(targets.values()), force=force)

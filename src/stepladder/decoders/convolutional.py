@@ -1,6 +1,7 @@
 """A convolutional denoiser whose cost is linear in pixels, for images of any size.
 
-    latent  -> context: residual blocks on the grid of the latent give features and an initial estimate (once a decode)
+    latent  -> context: residual blocks on the grid of the latent, and where wanted on that of 1/4 after it, give
+               features and an initial estimate (once a decode)
     x, base (at the scale of the stage)
             -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
             -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and base again -> image
@@ -61,6 +62,10 @@ class ConvDecoderConfig:
     """Channels of the features of the latent."""
     context_depth: int = 2
     """Residual blocks on the grid of the latent."""
+    estimate_width: int = 96
+    """Channels on the grid of 1/4 where the initial estimate is made, if it is made there."""
+    estimate_depth: int = 0
+    """Residual blocks there; 0 makes the initial estimate on the grid of the latent."""
     head_width: int = 16
     """Channels at full resolution."""
     embedding_width: int = 256
@@ -69,9 +74,10 @@ class ConvDecoderConfig:
     """Whether a stage also receives the features of the stage before, beside its clean image."""
 
     def __post_init__(self) -> None:
-        widths = ("width", "coarse_width", "context_width", "head_width", "embedding_width")
+        widths = ("width", "coarse_width", "context_width", "estimate_width", "head_width", "embedding_width")
         check_between(self, 1, MAX_WIDTH, *widths, where="Decoder", usual="16 to 512")
-        check_between(self, 0, MAX_DEPTH, "depth", "coarse_depth", "context_depth", where="Decoder", usual="2 to 8")
+        depths = ("depth", "coarse_depth", "context_depth", "estimate_depth")
+        check_between(self, 0, MAX_DEPTH, *depths, where="Decoder", usual="2 to 8")
         if self.embedding_width % 2:
             raise ConfigError(f"Decoder embedding_width {self.embedding_width} is odd. Pass an even number.")
 
@@ -95,7 +101,7 @@ class ConvDecoder(DecoderNetwork):
         )
 
         self.stem = nn.Conv2d(6 * _PATCH**2, config.width, 3, padding=1)
-        self.inject = nn.Conv2d(config.context_width, config.width, 1)
+        self.inject = nn.Conv2d(self.reader.width, config.width, 1)
         self.before = _blocks(config, config.width, config.depth)
         self.coarsen = nn.Conv2d(config.width, config.coarse_width, 3, stride=2, padding=1)
         self.coarse = _blocks(config, config.coarse_width, config.coarse_depth)
@@ -200,7 +206,7 @@ class ConvDecoder(DecoderNetwork):
         self, seen: Tensor, embedding: Tensor, stage: Stage, context: Context, previous: Denoised | None
     ) -> Float[Tensor, "b c h w"]:
         """Features on the two coarse grids."""
-        injected = _resample(self.inject(context.features), self.stride, _PATCH * stage.downscale)
+        injected = _resample(self.inject(context.features), self.reader.cell, _PATCH * stage.downscale)
         h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + injected  # (B, width, h/4, w/4)
         for block in self.before:
             h = block(h, embedding)
@@ -224,21 +230,34 @@ class ConvDecoder(DecoderNetwork):
 
 
 class _LatentReader(nn.Module):
-    """From a latent to features on its grid and an initial estimate: a linear map plus a residual of the features."""
+    """From a latent to features and an initial estimate: a linear map plus a residual of the features.
+
+    Features have the grid of the latent, or with `estimate_depth` the finer one of 1/4, on whose patches the estimate
+    is then made: one layer cannot decode a latent whose encoder was trained with a deep decoder.
+    """
 
     def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        width = config.context_width
-        self.stem = nn.Conv2d(latent_channels, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.context_depth)))
+        self.width, self.cell = config.context_width, stride
+        self.stem = nn.Conv2d(latent_channels, self.width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(self.width) for _ in range(config.context_depth)))
         self.linear = nn.Conv2d(latent_channels, 3 * stride**2, 3, padding=1)
-        self.out = zero_init(nn.Conv2d(width, 3 * stride**2, 3, padding=1))
+        if config.estimate_depth:
+            coarse, self.width, self.cell = self.width, config.estimate_width, _PATCH
+            self.enlarge = nn.Conv2d(coarse, self.width * _finer(stride) ** 2, 1)
+            self.estimate = nn.Sequential(*(ResidualBlock(self.width) for _ in range(config.estimate_depth)))
+            self.norm = ChannelNorm(self.width)
+        self.refines = config.estimate_depth > 0
+        self.out = zero_init(nn.Conv2d(self.width, 3 * self.cell**2, 3, padding=1))
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.blocks(self.stem(latent))  # (B, context_width, h, w)
-        patches = self.linear(latent) + self.out(F.silu(features))  # (B, 3 f f, h, w)
-        return features, F.pixel_shuffle(patches, self.stride).float()
+    def forward(self, latent: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n y x"], Float[Tensor, "b 3 H W"]]:
+        seen = features = self.blocks(self.stem(latent))  # (B, context_width, h, w)
+        if self.refines:
+            features = self.estimate(F.pixel_shuffle(self.enlarge(features), self.stride // self.cell))
+            seen = self.norm(features)  # (B, estimate_width, H / 4, W / 4)
+        linear = F.pixel_shuffle(self.linear(latent), self.stride)  # (B, 3, H, W)
+        return features, (linear + F.pixel_shuffle(self.out(F.silu(seen)), self.cell)).float()
 
     @torch.no_grad()
     def start_from_synthesis(self, synthesis: Float[Tensor, "c patch"], mean: Float[Tensor, " patch"]) -> None:
@@ -247,6 +266,16 @@ class _LatentReader(nn.Module):
         self.linear.weight.zero_()
         self.linear.weight[:, :, 1, 1] = synthesis.T
         self.linear.bias.copy_(mean)
+
+
+def _finer(stride: int) -> int:
+    """How much finer the grid of 1/4 is than that of a latent."""
+    if stride % _PATCH or stride == _PATCH:
+        raise ConfigError(
+            f"Decoder estimate_depth does not fit latents of side ratio {stride}, whose grid is no coarser multiple of "
+            f"that of 1/{_PATCH}. Accepted: 8, 12, 16 and so on. Set estimate_depth to 0."
+        )
+    return stride // _PATCH
 
 
 def _blocks(config: ConvDecoderConfig, width: int, depth: int) -> nn.ModuleList:

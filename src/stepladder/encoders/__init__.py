@@ -12,6 +12,7 @@ from stepladder.encoders.frozen import (
     FrozenEncoderConfig,
     LatentFilesConfig,
     OnnxEncoderConfig,
+    open_encoders,
     same_encoder,
 )
 from stepladder.encoders.mmdit import MMDiTEncoder, MMDiTEncoderConfig
@@ -33,6 +34,7 @@ __all__ = [
     "build_encoder",
     "features",
     "latent_layout",
+    "open_encoders",
     "same_encoder",
 ]
 

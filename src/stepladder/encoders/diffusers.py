@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import CheckpointError, MissingDependencyError
+from stepladder.models import commit_of
 from stepladder.sampling.randomness import generators, normal
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ __all__ = ["open_diffusers", "pipeline_scale_of"]
 class _DiffusersEncoder:
     """An autoencoder as a function from images to raw latents; it follows the device of the images."""
 
-    def __init__(self, model: Any, posterior: str) -> None:
+    def __init__(self, model: Any, posterior: str, commit: str | None) -> None:
         self._model = model
         self._sample = posterior == "sample"
         self.pipeline_scale: PipelineScale | None = pipeline_scale_of(model)
+        self.commit = commit
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         if self._model.device != images.device:
@@ -76,7 +78,8 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
     except Exception as error:  # the hub client, diffusers and a damaged folder raise many kinds
         raise CheckpointError(
             f"Encoder '{config.source}' cannot be loaded by diffusers: {_first_line(error)}. The latents of this model "
-            f"are those of '{known_as}'. Pass its folder or hub id with --encoder PATH."
+            f"are those of '{known_as}'. Pass its folder or hub id with --encoder PATH, or to "
+            "tokenizer.encoder.open."
         ) from error
     if not hasattr(model, "encode"):
         raise CheckpointError(
@@ -84,7 +87,8 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
             "images. Name the folder of one, or set tokenizer.encoder.subfolder, often to 'vae'."
         )
     model.decoder = None
-    return _DiffusersEncoder(model.eval().requires_grad_(False).float(), config.posterior)
+    commit = None if local.is_dir() else _commit(config)
+    return _DiffusersEncoder(model.eval().requires_grad_(False).float(), config.posterior, commit)
 
 
 def pipeline_scale_of(model: Any) -> PipelineScale:
@@ -101,6 +105,15 @@ def pipeline_scale_of(model: Any) -> PipelineScale:
     if mean is not None and deviation is not None:
         return PipelineScale(offset=list(mean), factor=[value * factor for value in deviation])
     return PipelineScale(offset=[config.get("shift_factor") or 0.0], factor=[factor])
+
+
+def _commit(config: "DiffusersEncoderConfig") -> str | None:
+    """That of which the hub client has just put the files of an autoencoder into its cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = f"{config.subfolder}/config.json" if config.subfolder else "config.json"
+    found = try_to_load_from_cache(config.source, name, revision=config.revision)
+    return commit_of(Path(found)) if isinstance(found, str) else None
 
 
 def _seeds(images: Tensor) -> list[int]:

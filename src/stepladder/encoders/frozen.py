@@ -32,6 +32,7 @@ __all__ = [
     "FrozenEncoderConfig",
     "LatentFilesConfig",
     "OnnxEncoderConfig",
+    "open_encoders",
     "same_encoder",
 ]
 
@@ -46,6 +47,8 @@ class OnnxEncoderConfig:
     """Which encoder."""
     source: str
     """Where it is: a file, or `owner/name/file.onnx` on the hub. A model keeps the name of the file alone."""
+    revision: str | None = None
+    """Branch, tag or commit of a file on the hub. A model keeps the commit."""
     stride: int = 8
     """f, image side over latent side."""
     image_range: tuple[float, float] = (-1.0, 1.0)
@@ -75,7 +78,7 @@ class DiffusersEncoderConfig:
     subfolder: str | None = None
     """Folder inside it, for example `vae`."""
     revision: str | None = None
-    """Branch, tag or commit of a hub id."""
+    """Branch, tag or commit of a hub id. A model keeps the commit."""
     stride: int = 8
     """f, image side over latent side."""
     posterior: Literal["mean", "sample"] = "mean"
@@ -116,6 +119,8 @@ class Encode(Protocol):
 
     pipeline_scale: PipelineScale | None
     """How pipelines scale them, where it says so."""
+    commit: str | None
+    """Of the hub, where it was fetched from there."""
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]: ...
 
@@ -153,25 +158,42 @@ class FrozenEncoder(nn.Module):
             ConfigError: If its latents have another shape than the configuration says.
             MissingDependencyError: If the package that runs it is not installed.
         """
-        config = self.config if source is None else replace(self.config, source=source)
+        config, expected = self._found_at(source), self.config.fingerprint
         encode = _open(config, known_as=self.config.source)
         shown = config.source
         shape = tuple(encode(fixed_image()).shape[1:])
         side = fixed_image().shape[-1] // config.stride
         if shape != (self.channels, side, side):
             found = "x".join(map(str, shape))
+            if expected is not None:
+                raise CheckpointError(
+                    f"Encoder {shown} is another one than that of the model: its latent of the test image is {found}, "
+                    f"and not {self.channels}x{side}x{side}. Accepted: f{config.stride}c{self.channels}. Pass "
+                    f"'{self.config.source}'."
+                )
             raise ConfigError(
                 f"Encoder {shown} makes latents of {found} of an image whose latent is {self.channels}x{side}x{side} "
                 f"here. Accepted: f{config.stride}c{self.channels}. Set tokenizer.latent_channels and "
                 "tokenizer.encoder.stride to what it makes, or pass another encoder."
             )
-        expected = self.config.fingerprint
         if expected is not None and not (off := distance(take_fingerprint(encode), expected)) <= TOLERANCE:
             raise CheckpointError(
                 f"Encoder {shown} is another one than that of the model: its latent of the test image differs by "
                 f"{off:.0%}. Accepted: up to {TOLERANCE:.0%}. Pass '{self.config.source}'."
             )
         self._opened = _Opened(encode)
+
+    def _found_at(self, source: str | None) -> FrozenEncoderConfig:
+        """The configuration with another source, to which no revision of the first one belongs."""
+        if source is None or source == self.config.source:
+            return self.config
+        config = replace(self.config, source=source)
+        return config if isinstance(config, LatentFilesConfig) else replace(config, revision=None)
+
+    @property
+    def commit(self) -> str | None:
+        """Of the hub, where it is open and was fetched from there."""
+        return None if self._opened is None else self._opened.encode.commit
 
     @property
     def pipeline_scale(self) -> PipelineScale | None:
@@ -223,6 +245,27 @@ class FrozenEncoder(nn.Module):
         return latent.to(images.dtype)
 
 
+def open_encoders(encoders: Sequence[tuple[str, nn.Module]], source: str | None) -> None:
+    """Opens the frozen ones among the encoders of models.
+
+    Args:
+        encoders: Names of models, and their encoders.
+        source: Where the frozen ones are; None for where each model says.
+
+    Raises:
+        CheckpointError: If one is not there, or is another one.
+        ConfigError: If a source is named, and none is frozen.
+    """
+    frozen = [encoder for _, encoder in encoders if isinstance(encoder, FrozenEncoder)]
+    if source is not None and not frozen:
+        names = ", ".join(f"'{name}'" for name, _ in encoders)
+        raise ConfigError(
+            f"--encoder {source} does not fit {names}. It is for models that hold a decoder alone. Leave it out."
+        )
+    for encoder in frozen:
+        encoder.open(source)
+
+
 def same_encoder(one: object, other: object) -> bool:
     """Whether two configurations mean the same encoder: by their fingerprints where both have one, else by settings."""
     if type(one) is not type(other) or not isinstance(one, FrozenEncoderConfig):
@@ -236,10 +279,13 @@ def same_encoder(one: object, other: object) -> bool:
 
 
 def kept(encoder: FrozenEncoder, fingerprint: Sequence[float] | None) -> FrozenEncoderConfig:
-    """What a model says of its encoder: the fingerprint, and of a local path the name alone."""
+    """What a model says of its encoder: the fingerprint, of a local path the name alone, of a hub id the commit."""
     config = encoder.config
-    if not isinstance(config, LatentFilesConfig) and Path(config.source).expanduser().exists():
-        config = replace(config, source=_name(config.source))
+    if not isinstance(config, LatentFilesConfig):
+        if Path(config.source).expanduser().exists():
+            config = replace(config, source=_name(config.source))
+        elif encoder.commit is not None:
+            config = replace(config, revision=encoder.commit)
     if encoder.pipeline_scale is not None:
         config = replace(config, pipeline=encoder.pipeline_scale)
     return config if fingerprint is None else replace(config, fingerprint=list(fingerprint))

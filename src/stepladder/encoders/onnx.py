@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stepladder.encoders.scale import PipelineScale
 from stepladder.errors import CheckpointError, ImageError, MissingDependencyError
+from stepladder.models import commit_of
 
 if TYPE_CHECKING:
     from stepladder.encoders.frozen import OnnxEncoderConfig
@@ -22,11 +23,12 @@ __all__ = ["open_onnx"]
 class _OnnxEncoder:
     """A session of onnxruntime as a function of tensors."""
 
-    def __init__(self, session: Any, image_range: tuple[float, float]) -> None:
+    def __init__(self, session: Any, image_range: tuple[float, float], commit: str | None) -> None:
         self._session = session
         self._input = session.get_inputs()[0].name
         self._black, self._white = image_range
         self.pipeline_scale: PipelineScale | None = None
+        self.commit = commit
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         scaled = (images + 1) * ((self._white - self._black) / 2) + self._black
@@ -58,7 +60,7 @@ def open_onnx(config: "OnnxEncoderConfig", *, known_as: str) -> _OnnxEncoder:
             f"Encoder {config.source} is an ONNX file, and the package onnxruntime is not installed. It comes with the "
             "extra 'onnx'. Run pip install 'stepladder[onnx]'."
         ) from error
-    path = _find(config.source, known_as)
+    path = _find(config.source, config.revision, known_as)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -74,10 +76,10 @@ def open_onnx(config: "OnnxEncoderConfig", *, known_as: str) -> _OnnxEncoder:
             f"Encoder {path} takes {len(inputs)} inputs, the first {inputs[0].type} of {len(inputs[0].shape)} "
             "dimensions. Accepted: one, float32 images (B, 3, H, W). Export the encoder alone."
         )
-    return _OnnxEncoder(session, config.image_range)
+    return _OnnxEncoder(session, config.image_range, commit_of(path))
 
 
-def _find(source: str, known_as: str) -> Path:
+def _find(source: str, revision: str | None, known_as: str) -> Path:
     """The file itself, or that of the hub."""
     path = Path(source).expanduser()
     if path.is_file():
@@ -87,7 +89,7 @@ def _find(source: str, known_as: str) -> Path:
         from huggingface_hub import hf_hub_download
 
         try:
-            return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+            return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]), revision=revision))
         except Exception as error:  # the hub client raises many kinds, offline and online
             raise CheckpointError(
                 f"Encoder '{source}' is no file here and cannot be fetched from the hub: {_first_line(error)}. Pass "
@@ -95,7 +97,7 @@ def _find(source: str, known_as: str) -> Path:
             ) from error
     raise CheckpointError(
         f"Encoder '{source}' is not here, and the model holds a decoder alone. Its latents are those of '{known_as}'. "
-        "Pass the file of that encoder with --encoder PATH."
+        "Pass the file of that encoder with --encoder PATH, or to tokenizer.encoder.open."
     )
 
 

@@ -188,7 +188,9 @@ class _Sizes:
 
     def features(self, stage: Stage, context: Context) -> Input:
         if self.grid:
-            return self.at_stage("features", stage, context.features.shape[1], self.cell)
+            found, image = context.features, context.initial
+            cell = self.cell if image is None else image.shape[-1] // found.shape[-1]
+            return self.at_stage("features", stage, found.shape[1], cell)
         return Input(name="features", fixed=tuple(context.features.shape[1:]))
 
     def _stage_unit(self, stage: Stage) -> int:

@@ -208,6 +208,13 @@ def test_a_latent_that_is_not_finite_is_refused(vae, latent):
         vae.decode(latent)
 
 
+def test_a_latent_without_a_batch_is_refused_in_words_of_pipelines(vae, latent):
+    with pytest.raises(
+        ValueError, match=r"Latents of the pipeline have shape \(\d+, \d+, \d+\)\. Accepted: \(B, \d+, h, w\)"
+    ):
+        vae.decode(latent[0])
+
+
 def test_without_diffusers_the_error_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("stepladder.integrations.diffusers.")]:
         monkeypatch.delitem(sys.modules, name)

@@ -176,7 +176,12 @@ class AutoencoderStepladder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type:
 
     def _check(self, z: Tensor) -> None:
         """Says it in words of pipelines, before the tokenizer says it in its own."""
-        if z.ndim == 4 and z.shape[1] != self.layout.channels:
+        if z.ndim != 4:
+            raise ValueError(
+                f"Latents of the pipeline have shape {tuple(z.shape)}. Accepted: (B, {self.layout.channels}, h, w). "
+                "Unpack them, or add the dimension of the batch."
+            )
+        if z.shape[1] != self.layout.channels:
             raise ConfigError(
                 f"Latents of the pipeline have {z.shape[1]} channels, and its autoencoder decodes {self.layout} only. "
                 "Pass a model that was trained for the latents of this pipeline."
