@@ -135,6 +135,8 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
         ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),  # of old records
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
+        ("distance to training images", "drawn_to_training", _number("drawn_to_training", 3)),
+        ("that of reconstructions", "reconstructed_to_training", _number("reconstructed_to_training", 3)),
         ("over the initial estimate, dB (each stage)", "stage_gains", _gains),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),

@@ -1,9 +1,9 @@
-"""Draws images of a class: a small prior on the latents of a token tokenizer, decoded in one step per scale or in many.
+"""Draws images of a class: a small prior on the latents of a tokenizer, decoded in one step per scale or in many.
 
-    python examples/generate.py encode models/imagenet64 "data/train-*.parquet" --out runs/latents.safetensors
-    python examples/generate.py train CONFIG.toml --latents runs/latents.safetensors --out runs/prior
-    python examples/generate.py sample runs/prior models/imagenet64 models/imagenet64-teacher@8 --out samples.png
-    python examples/generate.py evaluate runs/prior "data/val-*.parquet" models/imagenet64 models/imagenet64-teacher@8
+    python examples/generate.py encode models/photo-f16-teacher "data/train-*.parquet" --size 128 --out LATENTS
+    python examples/generate.py train CONFIG.toml --latents LATENTS --out runs/prior
+    python examples/generate.py sample runs/prior models/photo-f16-teacher@4 --out samples.png
+    python examples/generate.py evaluate runs/prior "data/val-*.parquet" models/photo-f16-teacher@4
 
 The tokenizer is frozen: images are encoded once, the prior learns to draw such latents, and every decoder of that
 encoder makes images of them. docs/generation.md explains it; the folder `generation` beside this file holds the parts.
@@ -25,6 +25,7 @@ from benchmarks.record import commit, hardware
 from examples.generation.config import load_training_config
 from examples.generation.latents import encode, open_labelled, read_latents, write_latents
 from examples.generation.model import Prior, load_prior
+from examples.generation.neighbours import TrainingImages
 from examples.generation.pictures import sheet
 from examples.generation.scores import Decoder, measure
 from examples.generation.training import PRIOR_FILE, train
@@ -35,6 +36,9 @@ from stepladder.models import parse_model_spec
 from stepladder.nn.efficientnet import efficientnet_lite
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.training.records import StepRecord, write_text
+
+_ROWS = 10
+"""Classes of a picture, unless they are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +61,13 @@ def run_encode(options: argparse.Namespace, _: Sequence[str]) -> None:
     source, labels = open_labelled(options.data)
     with _Bar("Encoding") as bar:
         content = encode(
-            tokenizer, source, labels, mirrored=options.mirrored, batch=options.batch, on_progress=bar.update
+            tokenizer,
+            source,
+            labels,
+            side=options.size,
+            mirrored=options.mirrored,
+            batch=options.batch,
+            on_progress=bar.update,
         )
     write_latents(content, options.out, force=options.force)
     print(f"{options.out}: {' x '.join(map(str, content.latents.shape))} (views, images, tokens, channels)")
@@ -80,7 +90,8 @@ def run_sample(options: argparse.Namespace, _: Sequence[str]) -> None:
     """Draws a picture."""
     prior, decoders = _load(options)
     known = prior.config.labels
-    labels = options.classes or [known[i * len(known) // 8] for i in range(8)]
+    rows = min(_ROWS, len(known))
+    labels = options.classes or [known[i * len(known) // rows] for i in range(rows)]
     picture = sheet(
         prior,
         decoders,
@@ -89,9 +100,14 @@ def run_sample(options: argparse.Namespace, _: Sequence[str]) -> None:
         seed=options.seed,
         steps=options.steps,
         guidance=_guidance(options),
+        tile=options.tile,
+        training=_training(options, prior),
+        nearest=options.nearest,
     )
+    if options.colours is not None:
+        picture = picture.quantize(options.colours)
     save_png(picture, options.out, force=options.force)
-    print(f"{options.out}: classes {', '.join(map(str, labels))} from top to bottom")
+    print(f"{options.out}: {', '.join(map(prior.config.name, labels))} from top to bottom")
 
 
 def run_evaluate(options: argparse.Namespace, given: Sequence[str]) -> None:
@@ -99,6 +115,7 @@ def run_evaluate(options: argparse.Namespace, given: Sequence[str]) -> None:
     prior, decoders = _load(options)
     source, labels = open_labelled(options.data)
     features = efficientnet_lite(2, device=options.device).pooled
+    training = _training(options, prior)
     with _Bar("Drawing and decoding") as bar:
         report = measure(
             prior,
@@ -108,6 +125,7 @@ def run_evaluate(options: argparse.Namespace, given: Sequence[str]) -> None:
             features,
             steps=options.steps,
             guidance=_guidance(options),
+            training=training,
             seed=options.seed,
             limit=options.limit,
             batch=options.batch,
@@ -115,6 +133,7 @@ def run_evaluate(options: argparse.Namespace, given: Sequence[str]) -> None:
             on_progress=bar.update,
         )
     words = [options.data_name if options.data_name and word == options.data else word for word in given]
+    words = [Path(word).name if options.training and word == options.training else word for word in words]
     record = {
         "hardware": hardware(report.device),
         "commit": commit(),
@@ -138,6 +157,16 @@ def _load(options: argparse.Namespace) -> tuple[Prior, list[Decoder]]:
         steps = spec.steps or tokenizer.steps_per_stage
         decoders.append(Decoder(name=spec.name, tokenizer=tokenizer, steps=steps))
     return load_prior(options.prior / PRIOR_FILE, options.device), decoders
+
+
+def _training(options: argparse.Namespace, prior: Prior) -> TrainingImages | None:
+    """Where nearest training images come from, if they are asked for."""
+    if options.training is None:
+        return None
+    source, _ = open_labelled(options.training)
+    features = efficientnet_lite(2, device=options.device).pooled
+    with _Bar("Training images") as bar:
+        return TrainingImages(source, prior.config.side, features, device=options.device, on_progress=bar.update)
 
 
 def _guidance(options: argparse.Namespace) -> GuidanceConfig:
@@ -166,7 +195,7 @@ class _Bar:
 
 def make_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = argparse.ArgumentParser(description="Draw images of a class through the decoders of a token tokenizer.")
+    parser = argparse.ArgumentParser(description="Draw images of a class through the decoders of a tokenizer.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace, Sequence[str]], None]) -> argparse.ArgumentParser:
@@ -180,11 +209,12 @@ def make_parser() -> argparse.ArgumentParser:
     encoding.add_argument("model", help="folder or hub id of the tokenizer")
     encoding.add_argument("data", help="Parquet files with images and a column 'label'; quote a pattern")
     _add_out(encoding, "the file of latents")
+    encoding.add_argument("--size", type=_positive, help="side to which images are cut, where a model takes any")
     encoding.add_argument("--mirrored", action="store_true", help="encode the mirror images, too")
     encoding.add_argument("--batch", type=_positive, default=64, help="images at once (default: 64)")
 
     training = command("train", run_train)
-    training.add_argument("config", type=Path, help="TOML file, for example recipes/generation/imagenet64.toml")
+    training.add_argument("config", type=Path, help="TOML file, for example recipes/generation/clothing.toml")
     training.add_argument("--latents", type=Path, required=True, help="what 'encode' wrote")
     training.add_argument("--out", type=Path, required=True, help="folder of the run")
     training.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
@@ -194,13 +224,19 @@ def make_parser() -> argparse.ArgumentParser:
     _add_prior(sampling)
     sampling.add_argument("models", nargs="+", metavar="MODEL@N", help="decoders, from left to right")
     _add_out(sampling, "the PNG")
-    sampling.add_argument("--classes", type=int, nargs="+", metavar="C", help="by number (default: 8 of them)")
-    sampling.add_argument("--samples", type=_positive, default=4, help="images of each class (default: 4)")
+    sampling.add_argument("--classes", type=int, nargs="+", metavar="C", help=f"by number (default: {_ROWS} of them)")
+    sampling.add_argument("--samples", type=_positive, default=8, help="images of each class (default: 8)")
+    sampling.add_argument("--tile", type=_positive, help="side of an image in the picture (default: its own)")
+    fewer = "of the picture, 2 to 256, for a smaller file (default: all)"
+    sampling.add_argument("--colours", type=int, choices=range(2, 257), metavar="N", help=fewer)
+    _add_training(sampling, "show the nearest of these beside the first image of each row")
+    sampling.add_argument("--nearest", type=_positive, default=2, help="how many of them (default: 2)")
 
     evaluating = command("evaluate", run_evaluate)
     _add_prior(evaluating)
     evaluating.add_argument("data", help="reference images: Parquet files with labels; quote a pattern")
     evaluating.add_argument("models", nargs="+", metavar="MODEL@N", help="decoders")
+    _add_training(evaluating, "measure how far images are from these")
     evaluating.add_argument("--limit", type=_positive, help="at most this many references, and drawn images")
     evaluating.add_argument("--batch", type=_positive, default=50, help="images at once (default: 50)")
     evaluating.add_argument("--data-name", help="what the record calls the data, instead of its path")
@@ -211,6 +247,10 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_out(parser: argparse.ArgumentParser, what: str, *, required: bool = True) -> None:
     parser.add_argument("--out", type=Path, required=required, help=what)
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
+
+
+def _add_training(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--training", metavar="DATA", help=f"{what}: the images that the prior learnt from")
 
 
 def _add_prior(parser: argparse.ArgumentParser) -> None:

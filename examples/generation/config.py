@@ -21,6 +21,8 @@ class TrainingConfig(RunConfig):
     """Latents in a batch of one process."""
     log_every: int = 50
     """Steps between records."""
+    names: list[str] = field(default_factory=list)
+    """What the classes are called, in the order of their numbers; empty for none."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The transformer."""
     times: LocalTimes = field(default_factory=lambda: LocalTimes(distribution="logit-normal"))

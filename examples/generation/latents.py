@@ -1,11 +1,15 @@
 """The images of a labelled data set as latents, encoded once: the file on which a prior trains.
 
+A prior works on tokens. Those of a latent (N, D) are its own; those of a grid (c, h, w) are its h w places, row by row,
+with c channels each.
+
 One safetensors file holds `latents` (V, M, N, D) in float16, V = 1 or 2 views of each of M images (as it is, and
-mirrored), and `labels` (M,); its metadata names the encoder.
+mirrored), and `labels` (M,); its metadata names the encoder, the side of the images and the shape of a latent.
 """
 
 import glob
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +26,18 @@ from stepladder.data import ImageSource, open_source
 from stepladder.errors import ConfigError, DataError
 from stepladder.files import write_atomically
 from stepladder.images import centre_crop_resize, load_image, to_tensor
-from stepladder.layouts import TokenLayout
+from stepladder.layouts import TokenLayout, check_side
 
-__all__ = ["LabelledLatents", "batches", "encode", "open_labelled", "read_latents", "token_layout", "write_latents"]
+__all__ = [
+    "LabelledLatents",
+    "batches",
+    "encode",
+    "from_tokens",
+    "open_labelled",
+    "read_latents",
+    "to_tokens",
+    "write_latents",
+]
 
 _FORMAT = "stepladder-example-labelled-latents"
 
@@ -37,8 +50,22 @@ class LabelledLatents:
     """Views of each image; float16."""
     labels: Int[Tensor, " m"]
     """Class of each image, as the data numbers it."""
+    shape: tuple[int, ...]
+    """Of one latent, as the tokenizer has it: (N, D) or (c, h, w)."""
+    side: int
+    """Of the images, in pixels."""
     fingerprint: str
     """Of the encoder."""
+
+
+def to_tokens(latents: Float[Tensor, "b ..."]) -> Float[Tensor, "b n d"]:
+    """Latents of a tokenizer as tokens."""
+    return latents if latents.ndim == 3 else latents.flatten(2).transpose(1, 2)
+
+
+def from_tokens(tokens: Float[Tensor, "b n d"], shape: Sequence[int]) -> Float[Tensor, "b ..."]:
+    """The inverse, for latents of a shape (N, D) or (c, h, w)."""
+    return tokens if len(shape) == 2 else tokens.transpose(1, 2).unflatten(2, tuple(shape[1:]))
 
 
 def open_labelled(pattern: str) -> tuple[ImageSource, list[int]]:
@@ -71,43 +98,58 @@ def batches(source: ImageSource, side: int, size: int, limit: int | None = None)
         yield torch.stack([to_tensor(centre_crop_resize(image, side)) for image in images])
 
 
-def token_layout(tokenizer: Tokenizer) -> TokenLayout:
-    """The layout of a tokenizer whose latents are tokens.
-
-    Raises:
-        ConfigError: If they are not.
-    """
-    if not isinstance(tokenizer.layout, TokenLayout):
-        raise ConfigError(
-            f"Latents of a model are grids ({tokenizer.layout}). Accepted: models whose latents are tokens. Name one, "
-            "for example models/imagenet64."
-        )
-    return tokenizer.layout
-
-
 def encode(
     tokenizer: Tokenizer,
     source: ImageSource,
     labels: list[int],
     *,
+    side: int | None,
     mirrored: bool,
     batch: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LabelledLatents:
-    """Encodes all images, and if `mirrored` also their mirror images."""
-    layout = token_layout(tokenizer)
+    """Encodes all images, and if `mirrored` also their mirror images.
+
+    Args:
+        tokenizer: The frozen one.
+        source: The images.
+        labels: Their classes.
+        side: To which they are cut; None for the one side that the tokenizer takes.
+        mirrored: Whether there are two views of each.
+        batch: Images at once.
+        on_progress: Called with the images done and their number.
+
+    Raises:
+        ConfigError: If the tokenizer takes another side only, or any and none is named.
+        ImageError: If an image cannot be read.
+    """
+    side = _side(tokenizer, side)
+    shape = tokenizer.layout.shape((side, side))
+    tokens = to_tokens(torch.empty(1, *shape)).shape[1:]
     views = 2 if mirrored else 1
-    latents = torch.empty(views, len(labels), layout.tokens, layout.channels, dtype=torch.float16)
+    latents = torch.empty(views, len(labels), *tokens, dtype=torch.float16)
     done = 0
-    for images in batches(source, layout.side, batch):
+    for images in batches(source, side, batch):
         images = images.to(tokenizer.device)
         for view in range(views):
-            found = tokenizer.encode(images.flip(-1) if view else images).latent
+            found = to_tokens(tokenizer.encode(images.flip(-1) if view else images).latent)
             latents[view, done : done + len(images)] = found.to("cpu", torch.float16)
         done += len(images)
         if on_progress:
             on_progress(done, len(labels))
-    return LabelledLatents(latents=latents, labels=torch.tensor(labels), fingerprint=tokenizer.fingerprint())
+    return LabelledLatents(
+        latents=latents, labels=torch.tensor(labels), shape=shape, side=side, fingerprint=tokenizer.fingerprint()
+    )
+
+
+def _side(tokenizer: Tokenizer, side: int | None) -> int:
+    """The side of the images: the one asked for, or the only one."""
+    if side is not None:
+        check_side(tokenizer.layout, side, "this model")
+        return side
+    if isinstance(tokenizer.layout, TokenLayout):
+        return tokenizer.layout.side
+    raise ConfigError("No image side is named, and the model takes any. Pass --size, for example --size 128.")
 
 
 def write_latents(content: LabelledLatents, path: Path, *, force: bool = False) -> None:
@@ -117,7 +159,12 @@ def write_latents(content: LabelledLatents, path: Path, *, force: bool = False) 
         OutputError: If it exists and `force` is not set, or cannot be written.
     """
     tensors = {"latents": content.latents.contiguous(), "labels": content.labels}
-    metadata = {"format": _FORMAT, "fingerprint": content.fingerprint}
+    metadata = {
+        "format": _FORMAT,
+        "fingerprint": content.fingerprint,
+        "shape": json.dumps(content.shape),
+        "side": str(content.side),
+    }
     write_atomically(path, lambda place: save_file(tensors, place, metadata=metadata), force=force)
 
 
@@ -135,6 +182,8 @@ def read_latents(path: Path) -> LabelledLatents:
             return LabelledLatents(
                 latents=file.get_tensor("latents"),
                 labels=file.get_tensor("labels"),
+                shape=tuple(json.loads(metadata["shape"])),
+                side=int(metadata["side"]),
                 fingerprint=metadata["fingerprint"],
             )
     except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -12,6 +12,7 @@ Reference: Scalable Diffusion Models with Transformers (Peebles & Xie, 2022), ht
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from stepladder.errors import CheckpointError, ConfigError
 from stepladder.files import write_atomically
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
+from stepladder.nn.rotary import LatentPositions, rotate, token_angles, turns
 from stepladder.nn.transformer import AdaptiveNorm, SwiGLU, TokenNorm, check_transformer
 
 __all__ = ["NetworkConfig", "Prior", "PriorConfig", "load_prior", "save_prior"]
@@ -55,16 +57,44 @@ class NetworkConfig:
 class PriorConfig:
     """What a prior draws, and with which network."""
 
-    tokens: int
-    """N of the latents."""
-    channels: int
-    """D of the latents."""
+    shape: list[int]
+    """Of one latent, as the tokenizer has it: (N, D), or (c, h, w) of a grid."""
+    side: int
+    """Of the images, in pixels."""
     labels: list[int]
     """The classes, by the numbers that the data gives them."""
+    names: list[str] = field(default_factory=list)
+    """What they are called, in the order of `labels`; empty if nobody said."""
     fingerprint: str
     """Of the encoder of the latents: every tokenizer with that encoder can decode them."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The transformer."""
+
+    def __post_init__(self) -> None:
+        if self.names and len(self.names) != len(self.labels):
+            raise ConfigError(
+                f"{len(self.names)} names for {len(self.labels)} classes. One for each is needed, in the order of "
+                "their numbers. Name them all, or leave out names."
+            )
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether tokens have places in the image."""
+        return len(self.shape) == 3
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return math.prod(self.shape[1:]) if self.is_grid else self.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.shape[0] if self.is_grid else self.shape[1]
+
+    def name(self, label: int) -> str:
+        """What a class is called."""
+        return self.names[self.labels.index(label)] if self.names else f"class {label}"
 
 
 class Prior(nn.Module):
@@ -72,6 +102,7 @@ class Prior(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    turns: Tensor
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
@@ -87,6 +118,9 @@ class Prior(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, config.network.heads) for _ in range(config.network.depth))
         self.norm = AdaptiveNorm(width, width)
         self.out = zero_init(nn.Linear(width, config.channels))
+        kind: LatentPositions = "grid" if config.is_grid else "none"
+        angles = token_angles(kind, config.tokens, width // config.network.heads // 2)
+        self.register_buffer("turns", turns(angles), persistent=False)
 
     @property
     def no_class(self) -> int:
@@ -123,7 +157,7 @@ class Prior(nn.Module):
         embedding = F.silu(self.embed_time(self.time_embedding(t)) + self.embed_class(classes))  # (B, W)
         features = self.stem(x) + self.places  # (B, N, W)
         for block in self.blocks:
-            features = block(features, embedding)
+            features = block(features, embedding, self.turns)
         out: Tensor = self.out(self.norm(features, embedding))
         return out
 
@@ -143,10 +177,13 @@ class _Block(nn.Module):
         self.mlp = SwiGLU(width)
         self.gates = zero_init(nn.Linear(width, 2 * width))
 
-    def forward(self, x: Float[Tensor, "b n w"], embedding: Float[Tensor, "b w"]) -> Float[Tensor, "b n w"]:
+    def forward(
+        self, x: Float[Tensor, "b n w"], embedding: Float[Tensor, "b w"], turns: Float[Tensor, "2 n _"]
+    ) -> Float[Tensor, "b n w"]:
         qkv = self.qkv(self.norm(x, embedding)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, heads, N, W / heads) each
-        attended = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v)
+        q, k = rotate(self.query_norm(q), turns), rotate(self.key_norm(k), turns)
+        attended = F.scaled_dot_product_attention(q, k, v)
         gate, mlp_gate = self.gates(embedding)[:, None].chunk(2, dim=-1)  # (B, 1, W) each
         x = torch.addcmul(x, gate, self.attended(attended.transpose(1, 2).flatten(2)))
         return torch.addcmul(x, mlp_gate, self.mlp(self.mlp_norm(x, embedding)))

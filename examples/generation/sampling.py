@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from examples.generation.latents import from_tokens
 from examples.generation.model import Prior
 from stepladder.errors import ConfigError
 from stepladder.sampling.guidance import GuidanceConfig, guide
@@ -35,7 +36,7 @@ def decoder_seeds(seeds: Sequence[int]) -> list[int]:
 @torch.inference_mode()
 def draw(
     prior: Prior, labels: Sequence[int], seeds: Sequence[int], *, steps: int, guidance: GuidanceConfig
-) -> Float[Tensor, "b n d"]:
+) -> Float[Tensor, "b ..."]:
     """Draws one latent for each label, as the tokenizer's decoder takes it.
 
     Args:
@@ -64,7 +65,7 @@ def draw(
         if following:
             slope = (slope + velocity(x + (following - time) * slope, following)) / 2
         x = x + (following - time) * slope
-    return prior.restore(x)
+    return from_tokens(prior.restore(x), config.shape)
 
 
 def evaluations(steps: int, guidance: GuidanceConfig) -> int:

@@ -3,7 +3,8 @@
 One latent is drawn for each reference image, of its class; all decoders decode the same latents with the same seeds.
 The Frechet distance is taken between their images and the references, as `stepladder evaluate` takes it: after rounding
 to 8 bits, over different references. So is that of the references' own reconstructions, about the lowest that better
-latents can reach.
+latents can reach. Both are also compared with the training images: where drawn images are nearer to those than
+reconstructions of images that the prior has not seen, it repeats what it saw.
 Drawing and decoding are timed apart: warmed up, synchronised, the median of the batches.
 """
 
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.generation.latents import batches, token_layout
+from examples.generation.latents import batches
 from examples.generation.model import Prior
+from examples.generation.neighbours import TrainingImages
 from examples.generation.sampling import decoder_seeds, draw, evaluations
 from stepladder import Tokenizer, __version__
 from stepladder.data import ImageSource
@@ -56,6 +58,10 @@ class Row:
     """Of images decoded from drawn latents, to the references."""
     fd_reconstructions: float
     """Of the references, encoded and decoded, to themselves."""
+    drawn_to_training: float | None
+    """Median distance of drawn images to their nearest training images (`neighbours`); None without these."""
+    reconstructed_to_training: float | None
+    """That of the references, encoded and decoded."""
     gflop_per_image: float
     """Of the decoder."""
     seconds_per_image: float
@@ -94,9 +100,7 @@ def check_decoders(prior: Prior, decoders: Sequence[Decoder]) -> None:
         ConfigError: If one belongs to another encoder.
     """
     for decoder in decoders:
-        layout, config = token_layout(decoder.tokenizer), prior.config
-        same = decoder.tokenizer.fingerprint() == config.fingerprint
-        if not same or (layout.tokens, layout.channels) != (config.tokens, config.channels):
+        if decoder.tokenizer.fingerprint() != prior.config.fingerprint:
             raise ConfigError(
                 f"Model '{decoder.name}' has another encoder than that whose latents the prior draws. Name models "
                 "that share that encoder, or encode with this one and train again."
@@ -113,6 +117,7 @@ def measure(
     *,
     steps: int,
     guidance: GuidanceConfig,
+    training: TrainingImages | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch: int = 50,
@@ -129,6 +134,7 @@ def measure(
         features: Network of the Frechet distance: images in [-1, 1] to (B, D).
         steps: Of the prior.
         guidance: Of the prior.
+        training: What the prior learnt from; None leaves distances to it out.
         seed: Latent i is drawn with the seed `seed + i`, and reconstruction i decoded with it.
         limit: How many references at most; None for all.
         batch: Images at once.
@@ -141,9 +147,9 @@ def measure(
     """
     check_decoders(prior, decoders)
     device = prior.mean.device
-    side = token_layout(decoders[0].tokenizer).side
+    side = prior.config.side
     references, seen = FeatureStatistics(), set[bytes]()
-    drawing, trials = _Clock(device), [_Trial(decoder, features, device) for decoder in decoders]
+    drawing, trials = _Clock(device), [_Trial(each, features, training, device) for each in decoders]
     total = len(source) if limit is None else min(limit, len(source))
     done = 0
     for images in batches(source, side, batch, limit):
@@ -211,21 +217,45 @@ class _Clock:
         return median(seconds for images, seconds in self.times if images == self.batch) / self.batch
 
 
+class _Images:
+    """What is asked of images: statistics of their features, and how far they are from training images."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor], training: TrainingImages | None) -> None:
+        self._features, self._training = features, training
+        self._distances: list[float] = []
+        self.statistics = FeatureStatistics()
+
+    def add(self, images: Tensor) -> None:
+        """Takes in a batch."""
+        self.statistics.update(self._features(quantise(images) * 2 - 1))
+        if self._training is not None:
+            self._distances += self._training.distances(images).tolist()
+
+    @property
+    def to_training(self) -> float | None:
+        """The median distance to the nearest training image."""
+        return median(self._distances) if self._distances else None
+
+
 class _Trial:
     """One decoder on its way through the images."""
 
-    def __init__(self, decoder: Decoder, features: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        self.decoder, self.features = decoder, features
-        self.clock = _Clock(device)
-        self.drawn, self.reconstructed = FeatureStatistics(), FeatureStatistics()
+    def __init__(
+        self,
+        decoder: Decoder,
+        features: Callable[[Tensor], Tensor],
+        training: TrainingImages | None,
+        device: torch.device,
+    ) -> None:
+        self.decoder, self.clock = decoder, _Clock(device)
+        self.drawn, self.reconstructed = _Images(features, training), _Images(features, training)
 
     def run(self, latents: Tensor, coded: Tensor, seeds: Sequence[int], fresh: list[int]) -> None:
         """Decodes drawn latents and those of the references, of which `fresh` were not there before."""
         images = self.clock.time(partial(self._decode, latents, decoder_seeds(seeds)), len(latents))
-        self.drawn.update(self.features(quantise(images) * 2 - 1))
+        self.drawn.add(images)
         if fresh:
-            images = self._decode(coded[fresh], [seeds[i] for i in fresh])
-            self.reconstructed.update(self.features(quantise(images) * 2 - 1))
+            self.reconstructed.add(self._decode(coded[fresh], [seeds[i] for i in fresh]))
 
     def row(self, references: FeatureStatistics, prior_seconds: float) -> Row:
         decoder, stages = self.decoder, self.decoder.tokenizer.schedule.num_stages
@@ -234,8 +264,10 @@ class _Trial:
             steps_per_stage=decoder.steps,
             stages=stages,
             network_evaluations=stages * decoder.steps,
-            fd_efficientnet_lite2=frechet_distance(references, self.drawn),
-            fd_reconstructions=frechet_distance(references, self.reconstructed),
+            fd_efficientnet_lite2=frechet_distance(references, self.drawn.statistics),
+            fd_reconstructions=frechet_distance(references, self.reconstructed.statistics),
+            drawn_to_training=self.drawn.to_training,
+            reconstructed_to_training=self.reconstructed.to_training,
             gflop_per_image=self.clock.flop / 1e9,
             seconds_per_image=self.clock.seconds,
             prior_seconds_per_image=prior_seconds,

@@ -133,9 +133,10 @@ class PriorObjective(Objective):
             torch.set_rng_state(generator(config.seed).get_state())  # layers draw from the global generator
             prior = Prior(
                 PriorConfig(
-                    tokens=data.latents.shape[2],
-                    channels=data.latents.shape[3],
+                    shape=list(data.shape),
+                    side=data.side,
                     labels=labels.tolist(),
+                    names=config.names,
                     fingerprint=data.fingerprint,
                     network=config.network,
                 )
