@@ -8,7 +8,7 @@ import pytest
 
 from stepladder.memory import keep_freed_memory
 
-PAGES_OF_A_BLOCK = 2**26 // 4096
+PAGES_OF_A_BLOCK = 2**25 // 4096
 
 SCRIPT = """
 import resource, sys
@@ -18,7 +18,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def touch():
     before = faults()
-    block = bytearray(2**26)
+    block = bytearray(2**25)
     block[::4096] = bytes(len(block) // 4096 * [1])
     return faults() - before
 touch()

@@ -77,7 +77,7 @@ def from_uint8(values: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """[-1, 1] to 0..255: values outside are clamped, ties round to even."""
-    return ((images.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return (images.float() + 1).mul_(127.5).clamp_(0, 255).round_().to(torch.uint8)  # in place: see `from_array`
 
 
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:

@@ -8,14 +8,17 @@ pay for that, and holds as much as it ever needed at once.
 Reference: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, https://man7.org/linux/man-pages/man3/mallopt.3.html
 """
 
+import contextlib
 import ctypes
 import os
 
-__all__ = ["is_out_of_memory", "keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "is_out_of_memory", "keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**31 - 1
-"""An int; blocks that are larger still are given back."""
+_LARGEST_KEPT = 2**26
+"""Larger blocks are given back at once: whole images of over 5 megapixels as floats, and the widest features of a tile
+of 1024, of which there are few. In one heap with the many that are smaller, these lie in their holes and it grows."""
+_NEVER = 2**31 - 1
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -31,7 +34,13 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    return all(mallopt(option, _LARGEST) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+    return mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT) == 1 and mallopt(_M_TRIM_THRESHOLD, _NEVER) == 1
+
+
+def give_back_freed_memory() -> None:
+    """Gives back all that is free at present, also between what is in use: before work that needs other sizes."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library keeps free memory as it likes
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

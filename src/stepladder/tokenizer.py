@@ -28,6 +28,7 @@ from stepladder.encoders.scale import check_scale
 from stepladder.errors import ConfigError
 from stepladder.images import crop_to
 from stepladder.layouts import Layout, check_finite, check_indices, check_ladder
+from stepladder.memory import give_back_freed_memory
 from stepladder.pretrained import Pretrained
 from stepladder.sampling.grids import steps_per_stage, time_grids
 from stepladder.sampling.guidance import GuidanceConfig
@@ -216,17 +217,21 @@ class Tokenizer(Pretrained):
         side = self.tile_side(tile)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
         covered = self.layout.covers(padded)
-        for end in sample(
-            self.decoder.bind(padded, tile=side if max(covered) > side else 0, guidance=self.guidance(guidance)),
+        large = max(covered) > side > 0
+        ends = sample(
+            self.decoder.bind(padded, tile=side if large else 0, guidance=self.guidance(guidance)),
             self.schedule,
             size=covered,
             generators=noise_source(noise, seeds, latent.shape[0], latent.device),
             grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
             sampler=sampler,
             batch=latent.shape[0],
-        ):
-            scale = end.stage.downscale
-            yield crop_to(end.clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+        )
+        for stage in self.schedule.stages:
+            if large:
+                give_back_freed_memory()  # the blocks of a whole stage do not fit where those of tiles have been
+            scale = stage.downscale
+            yield crop_to(next(ends).clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
 
     def fuse(self) -> Self:
         """A copy for decodes of one step in each stage: what depends on time alone is computed once, here.

@@ -158,11 +158,15 @@ class Doubled:
 
 
 def test_what_is_said_of_tiles_is_put_together_features_too():
-    x, (stage,) = torch.rand(2, 3, 24, 40, generator=generator(0)), StageSchedule.uniform(1).stages
-    found = tiled(Doubled(), side=16, margin=8)(x, torch.ones(2), stage, None)
+    x, (_, stage, last) = torch.rand(2, 3, 24, 40, generator=generator(0)), StageSchedule.uniform(3).stages
+    denoiser = tiled(Doubled(), side=16, margin=8)
+    found = denoiser(x, torch.ones(2), stage, None)
     assert torch.equal(found.clean, 2 * x)
     torch.testing.assert_close(found.features[0], down(x, 4))
     assert torch.equal(found.features[1], up(x)[:, :1])
+    at_last = denoiser(x, torch.ones(2), last, None)
+    assert torch.equal(at_last.clean, 2 * x)
+    assert at_last.features == ()  # nobody would read them
 
 
 # -------------------------------------------------------------------------------------------------------------- reach
@@ -193,6 +197,38 @@ def test_the_margin_is_a_third_of_the_reach_in_whole_cells_of_the_latent(stride,
     network = ConvDecoder(config, 16, stride)
     assert network.tile_margin == margin
     assert network.reach / 3 <= margin < network.reach / 3 + max(8, stride)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_reach_in_the_latent_is_how_far_its_reader_sees_and_no_more(depth):
+    network = ConvDecoder(replace(presets.tiny().decoder, context_depth=depth), 16, 8).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.01)
+    reach = network.latent_reach
+    for seen, spoilt in [(reach, False), (reach - 1, True)]:
+        latent = torch.full((1, 16, 31, 1), torch.nan)
+        latent[:, :, 15 - seen : 16 + seen] = 0
+        context = network.context(latent)
+        assert bool(context.initial[:, :, 120:128].isnan().any()) == spoilt
+        assert not context.features[:, :, 15].isnan().any()
+
+
+@torch.no_grad()
+def test_a_latent_in_tiles_is_read_as_the_whole():
+    tokenizer = built()
+    network = tokenizer.decoder.network
+    sides: list[tuple[int, ...]] = []
+    network.reader.register_forward_pre_hook(lambda _, inputs: sides.append(tuple(inputs[0].shape[2:])))
+    latent = a_latent(20, 28, count=2)
+    whole, tiled = network.bind(latent).context, network.bind(latent, tile=32).context
+    torch.testing.assert_close(tiled.features, whole.features, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiled.initial, whole.initial, atol=1e-5, rtol=0)
+    assert sides[0] == (20, 28)
+    assert max(max(side) for side in sides[1:]) == 4 + 2 * network.latent_reach
+    sides.clear()
+    tokenizer.decode(latent, steps=1, tile=32)
+    assert len(sides) == 5 * 7
 
 
 # ------------------------------------------------------------------------------------------------------- equivalence

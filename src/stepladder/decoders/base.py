@@ -32,7 +32,7 @@ from stepladder.sampling.path import clean_from_velocity
 from stepladder.sampling.scales import down
 from stepladder.sampling.stages import Stage, StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig, evaluation_times
-from stepladder.sampling.tiling import tiled
+from stepladder.sampling.tiling import in_tiles, tiled
 
 __all__ = [
     "BoundNetwork",
@@ -76,6 +76,10 @@ class Context:
         """The same for a part of the image."""
         return Context(cut(self.features), None if self.initial is None else cut(self.initial))
 
+    def parts(self) -> list[Tensor]:
+        """What there is of it."""
+        return [self.features] if self.initial is None else [self.features, self.initial]
+
 
 class DecoderNetwork(nn.Module, ABC):
     """A network that denoises at every stage of a ladder. It does not depend on samplers."""
@@ -88,6 +92,10 @@ class DecoderNetwork(nn.Module, ABC):
     A multiple of `side_multiple` and of the side of a latent cell. None for a network that needs the whole image,
     because of attention or positions, and cannot be tiled.
     """
+    latent_cell: int | None = None
+    """Side in pixels of a cell of the latent; None for a network whose `context` must see the whole latent."""
+    latent_reach: int = 0
+    """How many cells around each `context` sees."""
     can_checkpoint: ClassVar[bool] = False
     """Whether it can recompute the activations of its blocks instead of storing them."""
     checkpointing: bool = False
@@ -154,9 +162,25 @@ class DecoderNetwork(nn.Module, ABC):
         """
         raise ConfigError(f"{type(self).__name__} has no linear part that could start from principal components.")
 
-    def bind(self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None) -> "BoundNetwork":
-        """The denoiser of latents; where `dropped` is true, of the null latent."""
-        return BoundNetwork(self, self.context(latent, dropped))
+    def bind(
+        self, latent: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"] | None = None, *, tile: int = 0
+    ) -> "BoundNetwork":
+        """The denoiser of latents; where `dropped` is true, of the null latent.
+
+        Args:
+            latent: A batch of them.
+            dropped: Those that are left out.
+            tile: Side in pixels of the tiles in which a network reads them that can; 0 for none.
+        """
+        if not tile or self.latent_cell is None:
+            return BoundNetwork(self, self.context(latent, dropped))
+        features, *initial = in_tiles(
+            lambda part: self.context(part, dropped).parts(),
+            latent,
+            side=tile // self.latent_cell,
+            margin=self.latent_reach,
+        )
+        return BoundNetwork(self, Context(features, initial[0] if initial else None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,19 +233,19 @@ class LadderDecoder(nn.Module):
 
         Args:
             latent: A batch of them.
-            tile: Side of the tiles for stages with a longer side; 0 for no tiles. A multiple of `side_multiple` and of
-                the side of a latent cell.
+            tile: Side of the tiles for the latent and for stages with a longer side; 0 for no tiles. A multiple of
+                `side_multiple` and of the side of a latent cell.
             guidance: Of the decode; without an effect it costs nothing.
 
         Raises:
             ConfigError: If this decoder cannot be guided like this.
         """
         self.check_guidance(guidance)
-        denoiser = self._in_tiles(self.network.bind(latent), tile)
+        denoiser = self._in_tiles(self.network.bind(latent, tile=tile), tile)
         if guidance.is_off:
             return denoiser
         everything = torch.ones(latent.shape[0], dtype=torch.bool, device=latent.device)
-        return guided(denoiser, self._in_tiles(self.network.bind(latent, everything), tile), guidance)
+        return guided(denoiser, self._in_tiles(self.network.bind(latent, everything, tile=tile), tile), guidance)
 
     def check_guidance(self, guidance: GuidanceConfig) -> None:
         """Checks that this decoder can be guided like this.

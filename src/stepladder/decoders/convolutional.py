@@ -145,6 +145,16 @@ class ConvDecoder(DecoderNetwork):
         return _PATCH * (2 * coarse + 1 + 2 * depth + 1)  # the way to 1/8, the blocks before it, the stem
 
     @property
+    def latent_cell(self) -> int:  # type: ignore[override]
+        """The stride of the encoder."""
+        return self.stride
+
+    @property
+    def latent_reach(self) -> int:  # type: ignore[override]
+        """All convolutions on the way from the latent to the initial estimate."""
+        return 2 + 2 * self.config.context_depth
+
+    @property
     def tile_margin(self) -> int:  # type: ignore[override]
         """A third of the receptive field: influence falls off like a bell curve, and is not visible beyond that.
 
@@ -223,8 +233,9 @@ class ConvDecoder(DecoderNetwork):
     def _head(self, features: Tensor, seen: Tensor, embedding: Tensor) -> Float[Tensor, "b 3 h w"]:
         """The layers at full resolution, across the borders of patches."""
         features = self.modulation(self.norm(features), embedding)
-        pixels = F.pixel_shuffle(self.to_head(F.silu(features)), _PATCH)  # (B, head_width, h, w)
-        hidden = self.head_modulation(self.head(torch.cat([pixels, seen.to(pixels.dtype)], dim=1)), embedding)
+        hidden = F.pixel_shuffle(self.to_head(F.silu(features)), _PATCH)  # (B, head_width, h, w)
+        hidden = torch.cat([hidden, seen.to(hidden.dtype)], dim=1)  # of one name, so that at most two are held
+        hidden = self.head_modulation(self.head(hidden), embedding)
         residual: Tensor = self.out(F.silu(hidden))
         return residual
 

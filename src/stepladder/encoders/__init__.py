@@ -76,4 +76,5 @@ def features(encoder: Encoder, images: Float[Tensor, "b 3 H W"], *, tile: int) -
     if not tile or encoder.reach is None or max(images.shape[2:]) <= tile:
         found: Tensor = encoder(images)
         return found
-    return in_tiles(encoder, images, side=tile, margin=encoder.reach)
+    (whole,) = in_tiles(lambda part: [encoder(part)], images, side=tile, margin=encoder.reach)
+    return whole

@@ -245,8 +245,7 @@ class _Context(nn.Module):
         self.network = tokenizer.decoder.network
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        context = self.network.context(inputs[0])
-        return [context.features] if context.initial is None else [context.features, context.initial]
+        return self.network.context(inputs[0]).parts()
 
 
 class _Step(nn.Module):

@@ -1,7 +1,6 @@
 """Profiling: matrix-product peak, operations, memory, environment."""
 
 import contextlib
-import ctypes
 import gc
 import os
 import platform
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from stepladder.memory import give_back_freed_memory
 
 __all__ = ["count_flops", "describe_environment", "matmul_peak", "peak_memory", "synchronise"]
 
@@ -113,8 +114,7 @@ def _start_watching(device: torch.device) -> int | None:
         return torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library keeps free memory as it likes
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from stepladder.images import to_pil, to_tensor
 from stepladder.latents import value_bits
@@ -40,7 +42,7 @@ class Reconstruction:
     psnr_db: float | None
     """Against the original; None where they are equal."""
     seconds: float
-    """From pixels to pixels: encoding, decoding, and the copy from the device."""
+    """From 8-bit pixels to 8-bit pixels: encoding, decoding, and the copies to and from the device."""
 
     @property
     def bits_per_pixel(self) -> float:
@@ -101,24 +103,31 @@ def reconstruct_together(
     noise: NoiseKind = "drawn",
 ) -> list[Reconstruction]:
     """The same for images of one size in one batch, with a seed for each; each takes its share of the time."""
-    originals = torch.stack([to_tensor(image) for image in images])
     started = time.perf_counter()
-    code = tokenizer.encode(originals.to(tokenizer.device), tile=tile)
-    *stages, last = tokenizer.decode_progressively(
+    code = tokenizer.encode(torch.stack([to_tensor(image) for image in images]).to(tokenizer.device), tile=tile)
+    ends = tokenizer.decode_progressively(
         code, seeds=seeds, steps=steps, tile=tile, guidance=guidance, sampler=sampler, noise=noise
     )
-    decoded = last.cpu()
+    *stages, found = map(_pictures, ends)  # one after the other: floats of a large image take hundreds of megabytes
     seconds = (time.perf_counter() - started) / len(images)
-    values = psnr(quantise(decoded), quantise(originals)).tolist()
     numbers = (code.latent if code.indices is None else code.indices)[0].numel()
     return [
         Reconstruction(
-            image=to_pil(image),
-            stages=tuple(to_pil(stage[place]) for stage in stages),
+            image=image,
+            stages=tuple(stage[place] for stage in stages),
             latent_shape=tuple(code.latent.shape[1:]),
             latent_bits=numbers * value_bits(tokenizer.codebook_size),
-            psnr_db=value if math.isfinite(value) else None,
+            psnr_db=_psnr(image, original),
             seconds=seconds,
         )
-        for place, (image, value) in enumerate(zip(decoded, values, strict=True))
+        for place, (image, original) in enumerate(zip(found, images, strict=True))
     ]
+
+
+def _pictures(images: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
+    return [to_pil(image) for image in images.cpu()]
+
+
+def _psnr(image: Image.Image, original: Image.Image) -> float | None:
+    value = float(psnr(*(quantise(to_tensor(each)[None]) for each in (image, original))))
+    return value if math.isfinite(value) else None

@@ -112,12 +112,15 @@ def run_stages(
     if h % multiple or w % multiple:
         raise ValueError(f"Size {(h, w)} does not fit {schedule.num_stages} stages. Use multiples of {multiple}.")
     x = normal((b, c, h // multiple, w // multiple), generators)
-    end: StageEnd | None = None
+    previous: Denoised | None = None
     for stage in schedule.stages:
-        if end is not None:
-            x = jump(end.x, t_end=end.stage.t_end, gamma=schedule.gamma, generators=generators)
-        end = through[stage.index](stage, x, None if end is None else end.denoised)
+        if stage.index:
+            t_end = schedule.stages[stage.index - 1].t_end
+            x = jump(x, t_end=t_end, gamma=schedule.gamma, generators=generators)
+        end = through[stage.index](stage, x, previous)
+        x, previous = end.x, end.denoised
         yield end
+        del end  # a state of which nothing is needed any more is not kept: it has the size of the image
 
 
 def integrate(

@@ -10,14 +10,15 @@ border of the image there is no margin: zero padding acts there as on the whole 
 Noise is drawn for the whole image, not in tiles, so a seed gives the same image however it is cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.sampling.denoiser import Denoised, Denoiser, SpatialDenoiser
 from stepladder.sampling.stages import Stage
-from stepladder.tiles import tiles
+from stepladder.tiles import Tile, tiles
 
 __all__ = ["in_tiles", "tiled"]
 
@@ -37,34 +38,38 @@ def tiled(denoiser: SpatialDenoiser, side: int, margin: int) -> Denoiser:
     def denoise(x: Tensor, u: Tensor, stage: Stage, previous: Denoised | None) -> Denoised:
         if max(x.shape[2:]) <= side or (stage.index == 0 and stage.downscale > 1):
             return denoiser(x, u, stage, previous)
-        wholes: list[Tensor] = []
+        clean, features = torch.empty_like(x), list[Tensor]()
         for tile in tiles((x.shape[2], x.shape[3]), side, margin):
             lower = None if previous is None else previous.cut(tile.cut)
             found = denoiser.cut(tile.cut)(tile.cut(x), u, stage, lower)
-            parts = (found.clean, *found.features)
-            wholes = wholes or [part.new_empty(tile.whole_shape(part)) for part in parts]
-            for part, whole in zip(parts, wholes, strict=True):
-                tile.paste(part, whole)
-        return Denoised(wholes[0], tuple(wholes[1:]))
+            tile.paste(found.clean, clean)
+            if stage.downscale > 1:  # after the last stage nobody reads them
+                _paste(tile, found.features, features)
+        return Denoised(clean, tuple(features))
 
     return denoise
 
 
 def in_tiles(
-    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], *, side: int, margin: int
-) -> Float[Tensor, "b d h2 w2"]:
-    """The output of a network of images, tile by tile; it may be on a grid of its own.
+    network: Callable[[Tensor], Sequence[Tensor]], images: Float[Tensor, "b c h w"], *, side: int, margin: int
+) -> list[Tensor]:
+    """The outputs (B, d, h2, w2) of a network of images or latents, tile by tile, each on a grid of its own.
 
     Args:
         network: Of which parts answer for parts of the image.
-        images: Whose sides are multiples of the cells of its grid.
+        images: Whose sides are multiples of the cells of its grids.
         side: Of a tile without its margin; like `margin`, a multiple of the cells.
         margin: Pixels to see around a tile.
     """
-    whole: Tensor | None = None
+    wholes: list[Tensor] = []
     for tile in tiles((images.shape[2], images.shape[3]), side, margin):
-        part = network(tile.cut(images))
-        whole = part.new_empty(tile.whole_shape(part)) if whole is None else whole
+        _paste(tile, network(tile.cut(images)), wholes)
+    return wholes
+
+
+def _paste(tile: Tile, parts: Sequence[Tensor], wholes: list[Tensor]) -> None:
+    """Writes what is kept of parts into the wholes, which the first tile makes."""
+    if not wholes:
+        wholes.extend(part.new_empty(tile.whole_shape(part)) for part in parts)
+    for part, whole in zip(parts, wholes, strict=True):
         tile.paste(part, whole)
-    assert whole is not None
-    return whole

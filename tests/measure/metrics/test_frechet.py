@@ -21,6 +21,23 @@ def statistics(*batches):
     return result
 
 
+class OnAnAccelerator(torch.Tensor):
+    """Has no double precision there, as on mps."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def double(self):
+        raise TypeError("Cannot convert to float64: the device has none.")
+
+
+def test_features_get_double_precision_on_the_host_alone():
+    data = torch.rand(7, 3, generator=torch.Generator().manual_seed(0))
+    found = FeatureStatistics()
+    found.update(data.as_subclass(OnAnAccelerator))
+    assert torch.equal(found.covariance, statistics(data).covariance)
+
+
 def test_mean_and_covariance_do_not_depend_on_the_batches():
     data = features(0) + 1000
     whole, parts = statistics(data), statistics(data[:1], data[1:1], data[1:120], data[120:])
