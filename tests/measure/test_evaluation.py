@@ -339,10 +339,8 @@ def test_the_frechet_distance_looks_through_a_network_that_no_loss_uses(tokenize
     [
         ([], {}, "No model to evaluate"),
         (None, {"size": 31}, "Evaluation size is 31. It must be at least 32"),
-        (None, {"seed": -1}, "Seed is -1"),
-        (None, {"batch": 0}, "Batch is 0"),
-        (None, {"limit": 0}, "Limit is 0"),
-        (None, {"crops": 0}, "Crops of each image are 0"),
+        *((None, {name: value}, f"{name.title()} is {value}") for name, value in (("seed", -1), ("batch", 0))),
+        *((None, {name: 0}, text) for name, text in (("limit", "Limit is 0"), ("crops", "Crops of each image are 0"))),
         (None, {"bootstrap": 1}, "Bootstrap is 1. It takes 0, for no intervals, or at least 2 resamples"),
         ([("perfect", Perfect(), 0)], {}, "Model perfect with 0 steps per stage"),
     ],

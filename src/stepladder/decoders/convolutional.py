@@ -152,7 +152,9 @@ class ConvDecoder(DecoderNetwork):
     @property
     def latent_reach(self) -> int:  # type: ignore[override]
         """All convolutions on the way from the latent to the initial estimate."""
-        return 2 + 2 * self.config.context_depth
+        finer = self.stride // self.reader.cell
+        after = 1 + 2 * self.config.estimate_depth  # convolutions behind the latent's own grid, on one as much finer
+        return 1 + 2 * self.config.context_depth + -(-after // finer)
 
     @property
     def tile_margin(self) -> int:  # type: ignore[override]
