@@ -143,7 +143,8 @@ class Tokenizer(Pretrained):
                 "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
             )
         fitting = self.layout.fit(images.to(self.dtype))
-        out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=self.tile_side(tile)))
+        side = self.tile_side(tile, (images.shape[2], images.shape[3]))
+        out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=side))
         return Encoding(
             latent=out.latent, size=(images.shape[2], images.shape[3]), indices=out.indices, posterior=out.posterior
         )
@@ -214,7 +215,7 @@ class Tokenizer(Pretrained):
             raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
         counts = steps_per_stage(self.schedule, self.steps_per_stage if steps is None else steps)
         self._check_fused(counts)
-        side = self.tile_side(tile)
+        side = self.tile_side(tile, full)
         padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
         covered = self.layout.covers(padded)
         large = max(covered) > side > 0
@@ -229,9 +230,12 @@ class Tokenizer(Pretrained):
         )
         for stage in self.schedule.stages:
             if large:
-                give_back_freed_memory()  # the blocks of a whole stage do not fit where those of tiles have been
+                give_back_freed_memory()
             scale = stage.downscale
-            yield crop_to(next(ends).clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+            image = crop_to(next(ends).clean, (-(-size[0] // scale), -(-size[1] // scale)))
+            if large:  # the blocks of a whole stage do not fit where those of tiles have been
+                give_back_freed_memory()
+            yield image.clamp(-1, 1)
 
     def fuse(self) -> Self:
         """A copy for decodes of one step in each stage: what depends on time alone is computed once, here.
@@ -258,15 +262,20 @@ class Tokenizer(Pretrained):
         self.layout.check(latent)
         return latent
 
-    def tile_side(self, tile: int | None = None) -> int:
-        """Side of the tiles with which a decode that is asked for `tile` works; 0 for none.
+    def tile_side(self, tile: int | None = None, size: tuple[int, int] = (0, 0)) -> int:
+        """Side of the tiles with which a call that is asked for `tile` works; 0 for none.
+
+        By default it is that of the configuration, and half of it for images (H, W) of over 4 such tiles a side, which
+        leave less room: whole images, at every stage, are then most of what memory holds.
 
         Raises:
             ConfigError: If `tile` is negative or no multiple of what the decoder needs, or the decoder takes no tiles.
         """
         tileable = self.decoder.network.tile_margin is not None
         if tile is None:
-            return self.config.tile if tileable else 0
+            side = self.config.tile if tileable else 0
+            halved = max(size) > 4 * side and side % (2 * self.side_multiple) == 0
+            return side // 2 if halved else side
         self._check_tile(tile)
         if tile and not tileable:
             raise ConfigError(f"Tile side {tile} does not fit a decoder that looks at the whole image. Leave it out.")

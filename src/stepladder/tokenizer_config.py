@@ -76,7 +76,8 @@ class TokenizerConfig:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     """Guidance on the latent where a call names none."""
     tile: int = 1024
-    """Stages with a longer side than this are decoded in tiles of this side; 0 for never."""
+    """Stages with a longer side than this are decoded in tiles of this side, or of half of it where the image is longer
+    than 4 tiles; 0 for never."""
     description: str = ""
     """One line on what the weights were trained on, and their limits."""
 

@@ -130,6 +130,8 @@ def test_decode_takes_the_model_that_the_file_names_and_says_so(run, model, late
         "sampler": "euler",
         "texture": 1.0,
         "shift": None,
+        "noise": "drawn",
+        "compiled": False,
         "seed": None,
         "device": "cpu",
         "dtype": "float32",

@@ -215,8 +215,7 @@ def test_every_stage_in_tiles_is_that_of_the_whole():
     latent = a_latent(24, 20)
     whole, tiled = (list(tokenizer.decode_progressively(latent, steps=1, tile=side)) for side in (0, 32))
     assert [stage.shape[2] for stage in tiled] == [48, 96, 192]
-    assert torch.equal(tiled[0], whole[0])
-    for a, b in zip(tiled[1:], whole[1:], strict=True):
+    for a, b in zip(tiled, whole, strict=True):  # the first is one piece, of a latent that was read in tiles
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
         assert not torch.equal(a, b)  # it was in tiles, and rounds in another order
 
@@ -239,7 +238,7 @@ def test_the_margin_of_every_embedded_model_hides_its_tiles(monkeypatch):
         latent = tokenizer.encode(a_picture(256, 128)).latent
         whole, tiled = (tokenizer.decode(latent, steps=1, tile=side) for side in (0, 128))
         torch.testing.assert_close(tiled, whole, atol=1e-3, rtol=0)  # a step of 8 bits is 8e-3
-        assert (to_uint8(tiled) != to_uint8(whole)).float().mean() < 1e-4
+        assert (to_uint8(tiled) != to_uint8(whole)).float().mean() < 3e-4
         with monkeypatch.context() as patch:
             patch.setattr(ConvDecoder, "tile_margin", 0)
             assert (tokenizer.decode(latent, steps=1, tile=128) - whole).abs().max() > 1e-2
@@ -298,6 +297,23 @@ def test_tiles_begin_above_the_configured_side_and_not_at_it():
     seen.clear()
     tokenizer.decode(a_latent(4, 12), steps=1, tile=0)
     assert seen == [(4, 8, 24), (2, 16, 48), (1, 32, 96)]
+
+
+def test_tiles_of_very_large_images_are_half_as_large_unless_a_side_is_asked_for():
+    tokenizer = built(tile=64)
+    encoded = []
+    tokenizer.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape[3]))
+    seen = sides_seen(tokenizer)
+    inner = {256: 64, 288: 32}
+    for side, tile in inner.items():
+        tokenizer.encode(torch.zeros(1, 3, 8, side))
+        tokenizer.decode(a_latent(4, side // 8), steps=1)
+        assert max(encoded) == tile + 2 * tokenizer.encoder.reach
+        assert max(width for downscale, _, width in seen if downscale == 1) == tile + 2 * 16
+        encoded.clear()
+        seen.clear()
+    assert tokenizer.tile_side(64, (8, 288)) == 64
+    assert built(tile=32).tile_side(None, (8, 288)) == 32  # half would be no multiple of what the ladder needs
 
 
 def test_a_network_that_looks_at_the_whole_image_gets_it(monkeypatch):

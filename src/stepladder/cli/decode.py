@@ -121,10 +121,11 @@ def decode(
         codebook_size=tokenizer.codebook_size,
     )
     together = batch_size(batch, tokenizer.device)
-    side, guided = tokenizer.tile_side(tile), tokenizer.guidance(guidance)
+    tokenizer.tile_side(tile)  # refuses one that does not fit
+    guided = tokenizer.guidance(guidance)
     taking = pick_sampler(sampler, texture, shift, tokenizer)
     make_folder(out)
-    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking, "noise": noise.value}
+    options = {"steps": spec.steps, "tile": tile, "guidance": guided, "sampler": taking, "noise": noise.value}
     decoding = _Decoding(tokenizer, content, targets, seed, options, force=force)
     outcome = for_each(content.latents, decoding.work(together), name=_name, label="Decoding", debug=bool(context.obj))
     if json:

@@ -73,11 +73,11 @@ def encode(
     if spec.steps is not None:
         say(f"warning: encoding takes no steps; @{spec.steps} is ignored.")
 
-    side = tokenizer.tile_side(tile)
+    tokenizer.tile_side(tile)  # refuses one that does not fit
     if size is not None:
         check_side(tokenizer.layout, size, spec.name)
 
-    work = _Encoding(tokenizer, size, side).work(batch_size(batch, tokenizer.device))
+    work = _Encoding(tokenizer, size, tile).work(batch_size(batch, tokenizer.device))
     outcome = for_each(sources, work, name=shown, label="Encoding", debug=bool(context.obj))
     content = LatentFile(
         model=spec.name,
@@ -110,7 +110,7 @@ class _Encoding:
     tokenizer: "Tokenizer"
     size: int | None
     """Side to which they are cut."""
-    tile: int
+    tile: int | None
 
     def work(self, together: Callable[[int], int]) -> "Work[Path, Tensor, Tensor, tuple[Path, StoredLatent]]":
         """The parts of the work; `together` says how many images of so many pixels."""

@@ -109,14 +109,15 @@ def reconstruct(
     _check(list(stems), outputs, force=force)
     tokenizer, spec = load_model(model, device, steps, dtype=dtype, compile=compile)
     open_encoders([(spec.name, tokenizer)], encoder)
-    together, side = batch_size(batch, tokenizer.device), tokenizer.tile_side(tile)
+    tokenizer.tile_side(tile)  # refuses one that does not fit
+    together = batch_size(batch, tokenizer.device)
     guided, taking = tokenizer.guidance(guidance), pick_sampler(sampler, texture, shift, tokenizer)
     _check_size(tokenizer, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
     stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}
     _check(list(stems), [*outputs, *((path, stage) for path in stems for stage in stages[path])], force=force)
     make_folder(out)
-    options = {"steps": spec.steps, "tile": side, "guidance": guided, "sampler": taking, "noise": noise.value}
+    options = {"steps": spec.steps, "tile": tile, "guidance": guided, "sampler": taking, "noise": noise.value}
     job = _Reconstructing(
         tokenizer, stems, stages, size, seed, options, compare=compare, progressive=progressive, force=force
     )

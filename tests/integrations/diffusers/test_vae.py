@@ -208,6 +208,7 @@ def test_a_latent_that_is_not_finite_is_refused(vae, latent):
         vae.decode(latent)
 
 
+@pytest.mark.untyped
 def test_a_latent_without_a_batch_is_refused_in_words_of_pipelines(vae, latent):
     with pytest.raises(
         ValueError, match=r"Latents of the pipeline have shape \(\d+, \d+, \d+\)\. Accepted: \(B, \d+, h, w\)"
