@@ -1,5 +1,7 @@
 """`stepladder serve`."""
 
+import io
+import logging
 import os
 import re
 import signal
@@ -52,6 +54,15 @@ def test_a_port_that_is_taken_is_refused_in_one_line(refused, model):
         port = taken.getsockname()[1]
         said = refused("serve", model, "--port", port, code=1)
     assert said == f"Cannot listen at 127.0.0.1:{port}: Address already in use. Pass another --host or --port."
+
+
+def test_handlers_of_logs_stay_open(refused, model, monkeypatch):
+    handler = logging.StreamHandler(io.StringIO())
+    closed: list[bool] = []
+    monkeypatch.setattr(handler, "close", lambda: closed.append(True))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused("serve", model, "--port", taken.getsockname()[1], code=1)
+    assert not closed
 
 
 def test_tokens_are_refused(refused, tmp_path):

@@ -100,7 +100,8 @@ def serve(tokenizer: Tokenizer, config: ServeConfig, *, host: str, port: int, re
         OutputError: If the address cannot be listened at.
     """
     app = application(tokenizer, config)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    # Without a configuration of its own: setting one up closes the log handlers of the whole process.
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
