@@ -16,14 +16,6 @@ import torch
 import stepladder
 from bulk_fakes import make_rows
 from image_fakes import encoded
-from stepladder.bulk.encode import ShardEncoder
-from stepladder.bulk.engines import WorkerError, carry_out
-from stepladder.bulk.engines.pool import Pool
-from stepladder.bulk.job import ModelJob
-from stepladder.bulk.manifest import Entry
-from stepladder.bulk.options import EncodeOptions
-from stepladder.bulk.store import Store
-from stepladder.data.pieces import plan_pieces
 from stepladder.images import centre_crop_resize, load_image, to_tensor
 from stepladder.tokenizer import Tokenizer
 
@@ -154,52 +146,3 @@ def test_a_driver_that_is_killed_loses_nothing_and_repeats_nothing(coded, tmp_pa
     assert [row["id"] for row in table(output)] == [f"rows.parquet:{n}" for n in range(200)]
     assert contents(output) == contents(tmp_path / "whole")
     assert not (output / "_bulk" / "unfinished").exists()
-
-
-def test_a_worker_that_is_killed_is_replaced_and_its_shard_made_again(coded, rows, tmp_path, models, caplog):
-    coded(rows)
-    options = EncodeOptions(size=16, batch=2, shard=4)
-    store = Store(str(tmp_path / "killed"))
-    crew = Pool(ModelJob(model=models["plain"], options=options, store=store, maker=ShardEncoder), 1)
-    try:
-        os.kill(crew._workers[0][0].pid, signal.SIGKILL)
-        outcomes = list(carry_out(crew, plan_pieces(str(rows), images=4).pieces))
-    finally:
-        crew.close()
-    assert all(isinstance(outcome, Entry) for outcome in outcomes)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "out")
-    assert caplog.messages == ["A worker died at shard 00000-000. Another one makes it again."]
-
-
-class Doomed:
-    """Workers that die at every shard."""
-
-    size = 2
-
-    def __init__(self):
-        self.busy = []
-
-    def submit(self, worker, piece):
-        self.busy.append(worker)
-
-    def wait(self):
-        return self.busy.pop(), None
-
-
-def test_workers_that_die_at_every_shard_end_the_run(rows):
-    text = "Workers died 7 times in a row, the last one at shard 00000-00[0-9]. Workers that stay alive are needed"
-    with pytest.raises(WorkerError, match=text):
-        list(carry_out(Doomed(), plan_pieces(str(rows), images=1).pieces))
-
-
-@pytest.mark.slow
-def test_ray_makes_the_same_bits(coded, rows, tmp_path, models):
-    pytest.importorskip("ray")
-    coded(rows)
-    words = f"bulk encode {rows} ray --model {models['plain']} --size 16 --batch 2 --shard 4 --workers 2 --engine ray"
-    environment = {**os.environ, "PYTHONPATH": str(Path(stepladder.__file__).parents[1])}
-    command = [sys.executable, "-c", PROGRAM, *words.split(), "--json"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr  # one image is damaged
-    assert json.loads(done.stdout)["engine"] == "ray"
-    assert contents(tmp_path / "ray") == contents(tmp_path / "out")

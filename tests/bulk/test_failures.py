@@ -220,6 +220,8 @@ def test_a_protocol_whose_package_is_missing_is_one_line(coded):
         ),
         ({"dtype": "int8"}, "Type 'int8' is unknown. Accepted: float32, float16, bfloat16. Pass one as --dtype."),
         ({"layout": "npy", "dtype": "bfloat16"}, "Layout 'npy' holds numpy arrays, which know no bfloat16."),
+        ({"layout": "lightningdit", "moments": True}, "--moments does not fit layout 'lightningdit', whose trainers"),
+        ({"layout": "edm2", "flip": True}, "--flip does not fit layout 'edm2', which has no place for mirrored images"),
         ({"batch": 0}, "--batch is 0. It must be at least 1. Pass a larger one."),
         ({"moments": True}, "--moments does not fit model '.*', whose bottleneck 'plain' has no posterior."),
         ({"layout": "jsonl"}, "Layout 'jsonl' holds code indices, and the latent of model '.*' is continuous."),

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -17,7 +17,7 @@ from stepladder.errors import OutputError, StepladderError
 from stepladder.memory import is_out_of_memory
 from stepladder.tokenizer import Tokenizer
 
-__all__ = ["Failure", "Job", "ModelJob", "Outcome", "attempt"]
+__all__ = ["Failure", "Job", "ModelJob", "Outcome", "attempt", "begin"]
 
 Options = TypeVar("Options", EncodeOptions, DecodeOptions)
 
@@ -87,23 +87,34 @@ class ModelJob(Generic[Options]):
         return partial(attempt, self.maker(tokenizer, self.options, self.store))
 
 
+def begin(job: Job, worker: int) -> Callable[[Piece], Outcome]:
+    """Starts a job; where it does not start, every shard is a failure that ends the run."""
+    try:
+        return job.start(worker)
+    except Exception as error:
+        failed = partial(_failure, error)
+        return lambda piece: replace(failed(piece), again=False, fatal=True)
+
+
 def attempt(make: Callable[[Piece], Entry], piece: Piece) -> Outcome:
     """Makes a shard; whatever goes wrong becomes a value."""
     try:
         return make(piece)
-    except RemoteError as error:
-        return Failure(shard=piece.name, why=_line(error), again=True)
-    except OutputError as error:
-        return Failure(shard=piece.name, why=_line(error), fatal=True)
-    except StepladderError as error:
-        return Failure(shard=piece.name, why=_line(error))
     except Exception as error:
-        if is_out_of_memory(error):
-            why = (
-                "Not enough memory for a batch. Smaller batches are needed. Pass a smaller --batch and another output."
-            )
-            return Failure(shard=piece.name, why=why, fatal=True)
-        return Failure(shard=piece.name, why=_line(error), fatal=True, trace=traceback.format_exc())
+        return _failure(error, piece)
+
+
+def _failure(error: Exception, piece: Piece) -> Failure:
+    why = _line(error)
+    if isinstance(error, RemoteError):
+        return Failure(shard=piece.name, why=why, again=True)
+    if isinstance(error, StepladderError):
+        return Failure(shard=piece.name, why=why, fatal=isinstance(error, OutputError))
+    if is_out_of_memory(error):
+        why = "Not enough memory for a batch. Smaller batches are needed. Pass a smaller --batch and another output."
+        return Failure(shard=piece.name, why=why, fatal=True)
+    trace = "".join(traceback.format_exception(error))
+    return Failure(shard=piece.name, why=why, fatal=True, trace=trace)
 
 
 def _line(error: BaseException) -> str:

@@ -61,6 +61,17 @@ class EncodeOptions:
                 f"Layout '{self.layout}' holds numpy arrays, which know no bfloat16. Accepted: float16, float32. Pass "
                 "one as --dtype, or another --layout."
             )
+        if self.moments and self.layout == "lightningdit":
+            raise ConfigError(
+                "--moments does not fit layout 'lightningdit', whose trainers normalise the channels of latents. "
+                "Accepted: parquet, npy, webdataset, mds; edm2 always holds moments. Leave --moments out, or pass "
+                "another --layout."
+            )
+        if self.flip and self.layout == "edm2":
+            raise ConfigError(
+                "--flip does not fit layout 'edm2', which has no place for mirrored images. Accepted: parquet, npy, "
+                "webdataset, mds, jsonl; lightningdit always holds them. Leave --flip out, or pass another --layout."
+            )
         _check_counts(self)
 
     @property

@@ -27,17 +27,17 @@ class Engine:
     address: str | None = None
     """Of a Ray cluster."""
 
-    def start(self, job: Job, room: int) -> Crew:
-        """Starts workers; `room` is how many fit on this machine."""
+    def start(self, job: Job, room: int, shards: int) -> Crew:
+        """Starts workers, no more than there are shards; `room` is how many fit on this machine."""
         if self.kind == "ray":
             from stepladder.bulk.engines.ray import RayCrew
 
-            return RayCrew(job, self.workers, self.address)
+            return RayCrew(job, self.workers, self.address, most=shards)
         if self.workers == 0:
             return Here(job)
         from stepladder.bulk.engines.pool import Pool
 
-        return Pool(job, self.workers or room)
+        return Pool(job, min(self.workers or room, shards))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def work_through(
         kind = engine.kind
         return Result(entries=entries, before=before, failures=[], engine=kind, workers=0, seconds=0.0)
     started = time.perf_counter()
-    crew = engine.start(job, min(room, len(left)))
+    crew = engine.start(job, room, len(left))
     try:
         for outcome in carry_out(crew, left):
             if isinstance(outcome, Entry):

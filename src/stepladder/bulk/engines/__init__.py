@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from stepladder.bulk.job import Failure, Job, Outcome
+from stepladder.bulk.job import Failure, Job, Outcome, begin
 from stepladder.data.pieces import Piece
 from stepladder.errors import StepladderError
 
@@ -25,14 +25,18 @@ class Crew(Protocol):
     """Workers, numbered from 0 on; each makes one shard at a time."""
 
     size: int
-    """How many."""
+    """How many there were at the start."""
 
     def submit(self, worker: int, piece: Piece) -> None:
         """Hands a shard to a worker that is idle."""
         ...
 
     def wait(self) -> tuple[int, Outcome | None]:
-        """The next worker that is done, and its outcome; None where it died, and a new one stands in its place."""
+        """The next worker that is done, and its outcome; None where it died."""
+        ...
+
+    def has(self, worker: int) -> bool:
+        """Whether there is a worker of this number, after a death a new one."""
         ...
 
     def close(self) -> None:
@@ -55,9 +59,15 @@ def carry_out(crew: Crew, pieces: Sequence[Piece]) -> Iterator[Outcome]:
             worker = idle.pop()
             busy[worker] = waiting.popleft()
             crew.submit(worker, busy[worker])
+        if not busy:
+            raise WorkerError(
+                f"No worker is left, with {len(waiting)} shards to make: those that died found no place again. Free "
+                "processors or add a node, then run the same command again."
+            )
         worker, outcome = crew.wait()
         piece = busy.pop(worker)
-        idle.append(worker)
+        if crew.has(worker):
+            idle.append(worker)
         deaths = deaths + 1 if outcome is None else 0
         if outcome is None:
             outcome = Failure(shard=piece.name, why=f"Its worker died {TRIES} times.", again=True)
@@ -81,7 +91,7 @@ class Here:
     size = 1
 
     def __init__(self, job: Job) -> None:
-        self._work: Callable[[Piece], Outcome] = job.start(0)
+        self._work: Callable[[Piece], Outcome] = begin(job, 0)
         self._piece: Piece | None = None
 
     def submit(self, worker: int, piece: Piece) -> None:
@@ -92,6 +102,10 @@ class Here:
         """Makes it."""
         assert self._piece is not None
         return 0, self._work(self._piece)
+
+    def has(self, worker: int) -> bool:
+        """It is always here."""
+        return True
 
     def close(self) -> None:
         """Nothing to end."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from stepladder.bulk.job import Job, Outcome
+from stepladder.bulk.job import Job, Outcome, begin
 from stepladder.data.pieces import Piece
 from stepladder.memory import keep_freed_memory
 
@@ -56,6 +56,10 @@ class Pool:
                     return number, None
                 return number, outcome
 
+    def has(self, worker: int) -> bool:
+        """Whoever dies is replaced."""
+        return True
+
     def close(self) -> None:
         """Ends the workers at once: what they were making was not published."""
         for process, pipe in self._workers:
@@ -76,7 +80,7 @@ def _serve(pipe: Connection, job: Job, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the driver decides
     threading.Thread(target=_follow_the_driver, daemon=True).start()
     keep_freed_memory()
-    work: Callable[[Piece], Outcome] = job.start(number)
+    work: Callable[[Piece], Outcome] = begin(job, number)
     while True:
         try:
             piece: Piece = pipe.recv()
