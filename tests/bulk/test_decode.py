@@ -1,6 +1,7 @@
 """A bulk decode: images in files, the same whoever decodes them, and scores against the originals."""
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -140,8 +141,11 @@ def test_samples_of_a_generator_decode_from_the_same_columns(decoded, tmp_path):
 
 def test_latents_of_another_model_or_of_no_known_form_fail_with_one_line(coded, decoded, rows, tmp_path):
     coded(rows)
-    text = "comes from another encoder (fingerprint "
-    assert text in decoded(kind="kl").shards_failed[0]["error"]
+    text = "from another encoder (fingerprint "
+    with pytest.raises(DataError, match=re.escape(text)):
+        decoded(kind="kl")
+    assert not (tmp_path / "images").exists()
+    assert text in decoded("out/latents-00000-000.parquet", kind="kl").shards_failed[0]["error"]
     with pytest.raises(DataError, match=r"No latents at '.*nothing'. Parquet files"):
         (tmp_path / "nothing").mkdir()
         decoded("nothing")

@@ -15,6 +15,8 @@ from image_fakes import encoded
 from stepladder.bulk.layouts import build_layout
 from stepladder.bulk.manifest import Manifest
 from stepladder.bulk.store import Store
+from stepladder.data.pieces import plan_pieces
+from stepladder.data.remote import RemoteError
 from stepladder.errors import ConfigError, DataError, MissingDependencyError, OutputError
 
 
@@ -32,15 +34,18 @@ def cut(path: Path, left: float) -> bytes:
     return whole
 
 
+LIMITED = (
+    "import resource, sys\nfrom stepladder.cli import main\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))\n"
+    "if __name__ == '__main__': main()"
+)
+"""A command whose files have at most as many bytes as its first argument says."""
+
+
 def test_a_disk_that_fills_stops_the_run_with_one_line_and_the_next_goes_on(python, coded, tmp_path, models):
     data = make_rows(tmp_path / "rows.parquet", damaged=None)
-    code = (
-        "import resource, sys\nfrom stepladder.cli import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))\n"
-        "if __name__ == '__main__': main()"
-    )
     words = f"bulk encode {data} {tmp_path / 'out'} --model {models['plain']} --size 16 --batch 2 --shard 4 --workers 0"
-    done = python(code, 3000, *words.split())
+    done = python(LIMITED, 3000, *words.split())
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: Cannot write {tmp_path / 'out'}/00000-000: ")
     assert done.stderr.endswith(
@@ -51,6 +56,17 @@ def test_a_disk_that_fills_stops_the_run_with_one_line_and_the_next_goes_on(pyth
     assert not list((tmp_path / "out").glob("latents-*"))
     assert coded(data).images == 12
     assert len(set(ids(tmp_path / "out"))) == 12
+
+
+def test_a_disk_that_fills_when_all_shards_are_done_is_one_line_too(python, coded, tmp_path, models):
+    data = make_rows(tmp_path / "rows.parquet", damaged=None, count=60)
+    options = f"--model {models['fsq']} --size 16 --batch 2 --shard 4 --layout jsonl --workers 0"
+    done = python(LIMITED, 2500, "bulk", "encode", data, tmp_path / "out", *options.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: Cannot write {tmp_path / 'out'}/tokens: File too large. A place that can be")
+    assert done.stderr.count("\n") == 1
+    assert coded(data, kind="fsq", layout="jsonl").shards_before == 15
+    assert (tmp_path / "out" / "tokens.jsonl").read_text("utf-8").count("\n") == 60
 
 
 def test_an_output_that_cannot_be_written_is_one_line(coded, rows, tmp_path):
@@ -135,19 +151,22 @@ class Flaky(MemoryFileSystem):
     store: ClassVar[dict] = {}
     pseudo_dirs: ClassVar[list] = [""]
     left = 0
+    ending = ".tar"
+    reads = 1
+    error: Exception = ConnectionResetError(104, "Connection reset by peer")
 
     def _open(self, path, mode="rb", **options):
         file = super()._open(path, mode, **options)
         vars(file).pop("read", None)  # the file system hands out one object again and again
-        if mode == "rb" and path.endswith(".tar") and Flaky.left:
+        if mode == "rb" and path.endswith(Flaky.ending) and Flaky.left:
             Flaky.left -= 1
             read, given = file.read, 0
 
             def breaking(size=-1):
                 nonlocal given
                 given += 1
-                if given > 1:
-                    raise ConnectionResetError(104, "Connection reset by peer")
+                if given > Flaky.reads:
+                    raise Flaky.error
                 return read(1000)
 
             file.read = breaking
@@ -183,6 +202,28 @@ def test_a_remote_shard_that_breaks_off_is_tried_three_times(coded, flaky, tmp_p
     else:
         assert summary.images == 3
     assert coded(url).images == 3
+
+
+class PayloadError(Exception):
+    """As that of a library of HTTP: no OSError."""
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Reset by peer"), PayloadError("Reset by peer")])
+def test_a_remote_parquet_file_that_breaks_off_is_tried_again_too(coded, flaky, monkeypatch, tmp_path, error):
+    url = put(make_rows(tmp_path / "a.parquet", damaged=None), "flaky://data/a.parquet")
+    monkeypatch.setattr(flaky, "error", error)
+    monkeypatch.setattr(flaky, "ending", ".parquet")
+    monkeypatch.setattr(flaky, "reads", 0)
+    flaky.left = 1
+    text = r"Parquet file flaky://data/a.parquet broke off: .*Reset by peer. A connection and a complete file are"
+    with pytest.raises(RemoteError, match=text):
+        coded(url)
+    (piece, *_) = plan_pieces(url, images=4).pieces
+    flaky.left = 1
+    with pytest.raises(RemoteError, match=text):
+        list(piece.rows())
+    assert coded(url).images == 12
 
 
 def test_an_output_can_be_remote(coded, rows, tmp_path):

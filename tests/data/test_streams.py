@@ -2,6 +2,7 @@
 
 import itertools
 
+import fsspec
 import pytest
 import torch
 
@@ -87,6 +88,25 @@ def test_rows_of_parquet_files_are_streamed_too(tmp_path):
         make_rows(tmp_path / f"{n}.parquet", damaged=None)
     found = reds(take(stream(stream_pieces([str(tmp_path / "*.parquet")]), lanes=2), 8))
     assert sorted(found) == sorted(2 * list(range(12)))
+
+
+@pytest.mark.untyped  # remote files are no BinaryIO by their type
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_remote_stream_is_that_of_the_same_files_here_and_goes_on_from_its_state(tmp_path, kind):
+    for n in range(4):
+        if kind == "tar":
+            path = make_tar(tmp_path / f"{n}.tar", [(f"{m}.png", encoded(m)) for m in range(5 * n, 5 * n + 5)])
+        else:
+            path = make_rows(tmp_path / f"{n}.parquet", damaged=None)
+        with fsspec.open(f"memory://streams-{kind}/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+    here = take(stream(stream_pieces([str(tmp_path / f"*.{kind}")])), 12)
+    there = stream_pieces([f"memory://streams-{kind}/*.{kind}"])
+    first = stream(there)
+    assert_same(take(first, 5), here[:5])
+    rest = stream(there, start_batch=5)
+    rest.go_on(first.state())
+    assert_same(take(rest, 7), here[5:])
 
 
 def test_images_and_shards_that_are_damaged_are_passed_over_and_named_once(shards, tmp_path, caplog):

@@ -65,12 +65,12 @@ def make_config(photographs: Path) -> Callable[..., TrainConfig]:
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Folders of teachers by number of stages."""
     folder = tmp_path_factory.mktemp("teachers")
-    for stages in (1, 3):
+    for stages in (1, 2, 3):
         make_teacher(stages).save_pretrained(folder / str(stages))
-    return {stages: folder / str(stages) for stages in (1, 3)}
+    return {stages: folder / str(stages) for stages in (1, 2, 3)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_distillation(make_config, teachers) -> Callable[..., DistillConfig]:
     base = make_config()
 

@@ -15,7 +15,7 @@ from stepladder.images import load_image
 from stepladder.training.autoencoder import train
 from stepladder.training.config import OptimiserConfig, dump
 from stepladder.training.start import make_tokenizer
-from stepladder.training.state import load_state
+from stepladder.training.state import latest_state, load_state
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
 
@@ -116,6 +116,56 @@ def test_divided_transformers_that_compute_their_blocks_again_learn_the_same(run
     one, other = weights(folder / "tokens"), weights(folder / "tokens-shards")
     start = {name: torch.zeros_like(value) for name, value in one.items()}
     assert apart(one, other, start) < 1e-4
+
+
+DISTILLATION = """
+import sys, torch
+from pathlib import Path
+from stepladder.training import hardware
+from stepladder.training.config import load_distill_config
+from stepladder.training.distillation import distill
+hardware.matmul_peak = lambda *_: 1e9
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+for config in folder.glob("*.json"):
+    distill(load_distill_config(config), folder / config.stem)
+    if config.stem.endswith("-shards"):
+        parts = folder / f"{config.stem}-parts"
+        distill(load_distill_config(config), parts, stop_after=2)
+        distill(load_distill_config(config), parts, resume=True)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def distillations(make_distillation, tmp_path_factory):
+    """Folder of the runs of two processes, with the whole networks and with parts."""
+    folder = tmp_path_factory.mktemp("distillations")
+    for recipe in ("regress", "adversarial"):
+        config = make_distillation(recipe, stages=2, batch_size=2)
+        (folder / f"{recipe}.json").write_text(dump(config))
+        (folder / f"{recipe}-shards.json").write_text(dump(replace(config, shard=True)))
+    in_processes(DISTILLATION, folder)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["regress", "adversarial"])
+def test_a_divided_student_learns_what_a_whole_one_learns(distillations, teachers, recipe):
+    start = Tokenizer.from_pretrained(teachers[2]).state_dict()
+    one, other = weights(distillations / recipe), weights(distillations / f"{recipe}-shards")
+    assert 0 <= apart(one, other, start) < 2e-3
+    assert apart(one, start, start) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("recipe", ["regress", "adversarial"])
+def test_a_resume_of_a_divided_student_and_its_discriminator_changes_no_bit(distillations, recipe):
+    places = [latest_state(distillations / f"{recipe}-shards{end}" / "checkpoints") for end in ("", "-parts")]
+    one, other = (load_state(place) for place in places)
+    for part in ("model", "discriminator", "ema"):
+        mine, its = getattr(one, part), getattr(other, part)
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert bool(one.discriminator) == (recipe == "adversarial")
 
 
 def test_validation_by_two_processes_is_that_of_one(runs):

@@ -7,7 +7,6 @@ Batches depend on the shard alone, as in an encode.
 import hashlib
 import time
 import zlib
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -60,7 +59,8 @@ class ShardDecoder:
         began = time.perf_counter()
         good = [(row.id, image) for row, image in zip(rows, images, strict=True) if image is not None]
         with self.store.workplace(piece.name) as folder:
-            statistics = self._write(good, piece.name, folder)
+            write_pictures(good, self.options.format, piece.name, folder)
+            statistics = self._scores.end(piece.name, folder) if self._scores is not None else {}
             files = self.store.publish(folder)
         now = time.perf_counter()
         entry = Entry(
@@ -73,13 +73,6 @@ class ShardDecoder:
         )
         self.manifest.enter(entry)
         return entry
-
-    def _write(self, good: list[tuple[str, Tensor]], shard: str, folder: Path) -> dict[str, list[float]]:
-        try:
-            write_pictures(good, self.options.format, shard, folder)
-            return self._scores.end(shard, folder) if self._scores is not None else {}
-        except OSError as error:
-            raise self.store.refused(shard, error) from error
 
     def _decoded(self, rows: list[LatentRow], size: int | None) -> list[Tensor | None]:
         """The image of each row; None where it has no latent."""

@@ -75,10 +75,7 @@ class ShardEncoder:
         shard = EncodedShard(name=piece.name, rows=rows, fingerprint=self.fingerprint, options=self.options)
         began = time.perf_counter()
         with self.store.workplace(piece.name) as folder:
-            try:
-                index = self.layout.write(shard, folder)
-            except OSError as error:
-                raise self.store.refused(piece.name, error) from error
+            index = self.layout.write(shard, folder)
             files = self.store.publish(folder)
         clock.write = time.perf_counter() - began
         entry = Entry(

@@ -21,7 +21,7 @@ from stepladder.bulk.statistics import ChannelStatistics
 from stepladder.bulk.store import JOB_FOLDER, Store
 from stepladder.data.pieces import Pieces, plan_pieces
 from stepladder.encoders import open_encoders
-from stepladder.errors import ConfigError
+from stepladder.errors import ConfigError, DataError
 from stepladder.tokenizer import Tokenizer
 
 __all__ = ["decode", "encode"]
@@ -117,10 +117,16 @@ def decode(
     """
     tokenizer = Tokenizer.from_pretrained(model)
     options.check(tokenizer, model)
+    encoded = Store(data).read_json(f"{JOB_FOLDER}/job.json") or {}
+    if encoded.get("command") == "encode" and encoded["model"] != tokenizer.fingerprint():
+        raise DataError(
+            f"The latents in '{data}' come from another encoder (fingerprint {encoded['model']}) than that of model "
+            f"'{model}' ({tokenizer.fingerprint()}). Pass the model that encoded them as --model."
+        )
     store = Store(output)
     latents = plan_latents(data, images=options.shard)
     if originals is not None:
-        latents = _with_originals(latents, data, originals)
+        latents = _with_originals(latents, encoded, data, originals)
     fingerprint = decoder_fingerprint(tokenizer)
     about = {
         "format_version": 1,
@@ -147,9 +153,8 @@ def decode(
     return summary
 
 
-def _with_originals(latents: LatentPieces, data: str, originals: str) -> LatentPieces:
+def _with_originals(latents: LatentPieces, job: dict[str, Any], data: str, originals: str) -> LatentPieces:
     """Pairs each shard of latents with the shard of images that it was made from."""
-    job: dict[str, Any] = Store(data).read_json(f"{JOB_FOLDER}/job.json") or {}
     options = job.get("options", {})
     if job.get("command") != "encode" or options.get("--layout") != "parquet":
         raise ConfigError(

@@ -38,9 +38,13 @@ class Store:
 
     @contextlib.contextmanager
     def workplace(self, name: str) -> Iterator[Path]:
-        """A folder for files that are not published yet; it vanishes."""
+        """A folder for files that are not published yet; it vanishes.
+
+        Raises:
+            OutputError: If files cannot be written there.
+        """
         if self.remote:
-            with tempfile.TemporaryDirectory(prefix="stepladder-") as folder:
+            with tempfile.TemporaryDirectory(prefix="stepladder-") as folder, self._written(name):
                 yield Path(folder)
             return
         parent = Path(self.url) / JOB_FOLDER / "unfinished"
@@ -48,7 +52,8 @@ class Store:
             parent.mkdir(parents=True, exist_ok=True)
             folder = tempfile.mkdtemp(prefix=f"{name}.", dir=parent)
         try:
-            yield Path(folder)
+            with self._written(name):
+                yield Path(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -115,6 +120,13 @@ class Store:
         return dict(_walk(self.url))
 
     @contextlib.contextmanager
+    def _written(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._refused(name, error) from error
+
+    @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         """Turns what a disk or a remote side says into one line."""
         try:
@@ -124,9 +136,9 @@ class Store:
         except Exception as error:
             if not (self.remote or isinstance(error, OSError)):
                 raise
-            raise self.refused(name, error) from error
+            raise self._refused(name, error) from error
 
-    def refused(self, name: str, error: Exception) -> OutputError:
+    def _refused(self, name: str, error: Exception) -> OutputError:
         """The error for what a disk or a remote side says."""
         return OutputError(
             f"Cannot write {self.url}/{name}: {reason(error)}. A place that can be written, with space left, is "

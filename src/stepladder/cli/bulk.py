@@ -312,12 +312,12 @@ def _duration(seconds: float) -> str:
 
 
 def _report(summary: "Summary", json: bool) -> None:
-    for failure in summary.shards_failed:
-        say(f"not done: shard {failure['shard']}: {failure['error']}")
     if summary.failed:
         say(f"{counted(summary.failed, 'image')} failed; they are listed in {shown(summary.output)}/errors.jsonl.")
     if summary.shards_failed:
-        say(f"{counted(len(summary.shards_failed), 'shard')} failed. Mend the input, then run the same command again.")
+        say(
+            f"{counted(len(summary.shards_failed), 'shard')} not done. Mend the input, then run the same command again."
+        )
     if json:
         print_json(summary.as_dict())
         return

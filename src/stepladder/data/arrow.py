@@ -1,10 +1,11 @@
 """Parquet files as streams of rows, and tables written: the only module that imports pyarrow."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepladder.data.remote import open_file
+from stepladder.data.remote import RemoteError, is_remote, open_file
 from stepladder.errors import DataError, MissingDependencyError
 
 try:
@@ -38,13 +39,11 @@ def row_count(path: str) -> int:
     """Rows of a Parquet file, from its footer.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it is damaged.
+        RemoteError: If a remote one cannot be read.
     """
-    with open_file(path) as file:
-        try:
-            return int(pq.ParquetFile(file).metadata.num_rows)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+    with open_file(path) as file, _explained(path):
+        return int(pq.ParquetFile(file).metadata.num_rows)
 
 
 def rows_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, bytes | None, dict[str, Any]]]:
@@ -52,7 +51,8 @@ def rows_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, byt
     None.
 
     Raises:
-        DataError: If the file cannot be read, or has no image column or several.
+        DataError: If the file is damaged, or has no image column or several.
+        RemoteError: If a remote one breaks off.
     """
     for place, table in tables_of(path, first, count):
         yield from _rows(table, image_column(path, table.schema), place)
@@ -62,21 +62,22 @@ def tables_of(path: str, first: int, count: int | None) -> Iterator[tuple[int, A
     """The same rows as tables with the index of their first row; only their row groups are read, one at a time.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If the file is damaged.
+        RemoteError: If a remote one breaks off.
     """
     with open_file(path) as stream:
-        try:
+        with _explained(path):
             file = pq.ParquetFile(stream)
-            stop = file.metadata.num_rows if count is None else first + count
-            start = 0
-            for group in range(file.metadata.num_row_groups):
-                end = start + file.metadata.row_group(group).num_rows
-                if start < stop and end > first:
-                    low, high = max(first, start), min(stop, end)
-                    yield low, file.read_row_group(group, use_threads=False).slice(low - start, high - low)
-                start = end
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+        stop = file.metadata.num_rows if count is None else first + count
+        start = 0
+        for group in range(file.metadata.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if start < stop and end > first:
+                low, high = max(first, start), min(stop, end)
+                with _explained(path):
+                    table = file.read_row_group(group, use_threads=False)
+                yield low, table.slice(low - start, high - low)
+            start = end
 
 
 def image_column(path: object, schema: Any) -> str:
@@ -138,11 +139,23 @@ def _rows(table: Any, column: str, first: int) -> Iterator[tuple[int, bytes | No
             yield first + start + place, bytes(data) if data else None, row
 
 
-def _damaged(path: str, error: Exception) -> DataError:
-    return DataError(
-        f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it again "
-        "if it is damaged."
-    )
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turns what pyarrow says into one line, and, of a remote file, what its protocol says."""
+    try:
+        yield
+    except Exception as error:
+        if is_remote(path) and not isinstance(error, pa.ArrowException):  # each protocol has its own
+            raise RemoteError(
+                f"Parquet file {path} broke off: {first_line(error)}. A connection and a complete file are needed. Run "
+                "the same command again."
+            ) from error
+        if not isinstance(error, pa.ArrowException | OSError):
+            raise
+        raise DataError(
+            f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it "
+            "again if it is damaged."
+        ) from error
 
 
 def _is_binary(kind: Any) -> bool:

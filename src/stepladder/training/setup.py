@@ -122,7 +122,9 @@ def set_up(objective: Objective, example: Any, config: RunConfig, folder: RunFol
     )
     processes = Processes()
     divided = config.shard and processes.count > 1
-    objective = objective.to(device) if divided else channels_last(objective.to(device))
+    objective = objective.to(device)
+    by_rows = torch.contiguous_format  # as parts are cut
+    objective = objective.to(memory_format=by_rows) if divided else channels_last(objective)
     recomputing(objective, config)
     about = environment(objective, config, example.to(device), processes.count) if processes.main else {}
     outline = skeleton(objective.model) if divided else None
