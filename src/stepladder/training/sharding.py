@@ -50,16 +50,21 @@ _CUT = (Shard(0),)
 
 
 def shard(objective: Objective, device: torch.device) -> DeviceMesh:
-    """Divides the parameters of an objective over all processes, whose weights are the same so far.
+    """Divides the model and the discriminator of an objective over all processes, whose weights are the same so far.
+
+    Networks that only judge, such as a teacher, stay whole: several backward passes go through them in one step, and
+    after the first a divided one has let its weights go.
 
     Returns:
         The processes.
     """
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    blocks = [block for module in objective.modules() if isinstance(module, nn.ModuleList) for block in module]
+    blocks = [block for module in objective.model.modules() if isinstance(module, nn.ModuleList) for block in module]
     for block in reversed(blocks):  # inner ones first
         fully_shard(block, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
+    discriminator = objective.discriminator()
+    divided = {*objective.model.parameters(), *(discriminator.parameters() if discriminator is not None else ())}
+    fully_shard(objective, mesh=mesh, ignored_params={*objective.parameters()} - divided)
     return mesh
 
 
