@@ -124,7 +124,7 @@ def set_up(objective: Objective, example: Any, config: RunConfig, folder: RunFol
     divided = config.shard and processes.count > 1
     objective = objective.to(device)
     by_rows = torch.contiguous_format  # as parts are cut
-    objective = objective.to(memory_format=by_rows) if divided else channels_last(objective)
+    objective = objective.to(memory_format=by_rows) if divided else channels_last(objective)  # type: ignore[call-overload]
     recomputing(objective, config)
     about = environment(objective, config, example.to(device), processes.count) if processes.main else {}
     outline = skeleton(objective.model) if divided else None
