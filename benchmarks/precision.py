@@ -83,7 +83,6 @@ def compare(spec: ModelSpec, source: ImageSource, limit: int) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
 def _quality(tokenizer: Tokenizer, source: ImageSource, side: int, limit: int, steps: int | None) -> Iterator[float]:
     for _, image in evaluation_images(source, size=side, limit=limit):
         decoded = tokenizer.decode(tokenizer.encode(image[None]), seeds=[0], steps=steps)

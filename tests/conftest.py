@@ -1,28 +1,36 @@
-"""What all tests share: the option that checks annotated types and shapes at run time."""
+"""What all tests share: the option that checks annotated types and shapes at run time, and a frozen encoder.
+
+Imports nothing of stepladder before a fixture is used: types are checked in what is imported later.
+"""
 
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addoption(
         "--typecheck",
         action="store_true",
         help="check every annotated type and shape of stepladder at run time (jaxtyping and beartype)",
     )
+    # Not when the options have been read: by then the conftest.py of a folder that is named has imported stepladder.
+    config = pluginmanager.get_plugin("pytestconfig")
+    assert config is not None
+    if "--typecheck" in config.invocation_params.args or getattr(config.option, "typecheck", False):
+        _check_types()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("typecheck"):
-        from jaxtyping import install_import_hook
+def _check_types() -> None:
+    from jaxtyping import install_import_hook
 
-        spec = find_spec("stepladder")
-        assert spec is not None
-        parts = [module.name for module in iter_modules(spec.submodule_search_locations)]
-        # Functions of the command line are called by typer, with a context of a class that it does not show.
-        install_import_hook([f"stepladder.{part}" for part in parts if part != "cli"], "typechecking.check")
+    spec = find_spec("stepladder")
+    assert spec is not None
+    parts = [module.name for module in iter_modules(spec.submodule_search_locations)]
+    # Functions of the command line are called by typer, with a context of a class that it does not show.
+    install_import_hook([f"stepladder.{part}" for part in parts if part != "cli"], "typechecking.check")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,3 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         untyped = [item for item in items if item.get_closest_marker("untyped")]
         config.hook.pytest_deselected(items=untyped)
         items[:] = [item for item in items if item not in untyped]
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A frozen encoder, in a file."""
+    from frozen_fakes import write_onnx_encoder
+
+    return write_onnx_encoder(tmp_path / "encoder.onnx")
+
+
+@pytest.fixture
+def decoder(tmp_path: Path, encoder: Path) -> Path:
+    """A model of its latents that says where they come from by name."""
+    from frozen_fakes import save_decoder_of
+
+    return save_decoder_of(encoder, tmp_path / "decoder")

@@ -145,7 +145,6 @@ def test_images_and_latents_of_other_floats_are_converted(tokenizer, images, dty
     torch.testing.assert_close(code.latent, tokenizer.encode(images).latent, atol=0.1, rtol=0)
 
 
-@pytest.mark.untyped  # the wrapper hides from torch.no_grad that a decode is a generator
 def test_images_and_latents_can_be_trained_on(tokenizer, images):
     code = tokenizer.encode(images)
     layer = torch.nn.Conv2d(16, 1, 1)

@@ -190,7 +190,6 @@ class Tokenizer(Pretrained):
         )
         return image
 
-    @torch.no_grad()
     def decode_progressively(
         self,
         code: Encoding | Float[Tensor, "b ..."],
@@ -203,7 +202,10 @@ class Tokenizer(Pretrained):
         sampler: SamplerConfig = EULER,
         noise: NoiseKind = "drawn",
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
-        """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H."""
+        """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H.
+
+        Between two images, gradients are as the caller has them: each stage turns them off for itself alone.
+        """
         latent = code.latent if isinstance(code, Encoding) else code
         self.layout.check(latent)
         check_finite(latent)
@@ -216,26 +218,30 @@ class Tokenizer(Pretrained):
         counts = steps_per_stage(self.schedule, self.steps_per_stage if steps is None else steps)
         self._check_fused(counts)
         side = self.tile_side(tile, full)
-        padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
-        covered = self.layout.covers(padded)
-        large = max(covered) > side > 0
-        ends = sample(
-            self.decoder.bind(padded, tile=side if large else 0, guidance=self.guidance(guidance)),
-            self.schedule,
-            size=covered,
-            generators=noise_source(noise, seeds, latent.shape[0], latent.device),
-            grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
-            sampler=sampler,
-            batch=latent.shape[0],
-        )
+        with torch.no_grad():
+            padded = self.layout.fit_latent(latent.to(self.dtype), self.decoder.side_multiple)
+            covered = self.layout.covers(padded)
+            large = max(covered) > side > 0
+            denoiser = self.decoder.bind(padded, tile=side if large else 0, guidance=self.guidance(guidance))
+            ends = sample(
+                denoiser,
+                self.schedule,
+                size=covered,
+                generators=noise_source(noise, seeds, latent.shape[0], latent.device),
+                grids=time_grids(self.schedule, counts, sampler.shifts(self.schedule)),
+                sampler=sampler,
+                batch=latent.shape[0],
+            )
         for stage in self.schedule.stages:
-            if large:
-                give_back_freed_memory()
-            scale = stage.downscale
-            image = crop_to(next(ends).clean, (-(-size[0] // scale), -(-size[1] // scale)))
-            if large:  # the blocks of a whole stage do not fit where those of tiles have been
-                give_back_freed_memory()
-            yield image.clamp(-1, 1)
+            with torch.no_grad():  # not around the yield, nor as a decorator: a wrapped generator is not seen as one
+                clean = next(ends).clean
+                if large:  # the blocks of a whole image do not fit where those of tiles have been
+                    give_back_freed_memory()
+                scale = stage.downscale
+                image = crop_to(clean, (-(-size[0] // scale), -(-size[1] // scale))).clamp(-1, 1)
+            del clean
+            yield image
+            del image  # nor is it held while the next stage runs
 
     def fuse(self) -> Self:
         """A copy for decodes of one step in each stage: what depends on time alone is computed once, here.

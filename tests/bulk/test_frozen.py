@@ -14,7 +14,6 @@ import torch
 pytest.importorskip("onnxruntime")
 
 import stepladder
-from frozen_fakes import save_decoder_of, write_onnx_encoder
 from image_fakes import encoded
 from stepladder.bulk.jobs import decode, encode
 from stepladder.bulk.options import DecodeOptions, EncodeOptions
@@ -25,16 +24,6 @@ from stepladder.tokenizer import Tokenizer
 
 OPTIONS = EncodeOptions(size=16, batch=2, shard=4)
 PROGRAM = "from stepladder.cli import main\nif __name__ == '__main__': main()"
-
-
-@pytest.fixture
-def encoder(tmp_path) -> Path:
-    return write_onnx_encoder(tmp_path / "encoder.onnx")
-
-
-@pytest.fixture
-def decoder(tmp_path, encoder) -> Path:
-    return save_decoder_of(encoder, tmp_path / "decoder")
 
 
 def latents(folder: Path) -> dict[str, np.ndarray]:

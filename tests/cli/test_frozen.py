@@ -10,21 +10,10 @@ import torch
 
 pytest.importorskip("onnxruntime")
 
-from frozen_fakes import CHANNELS, save_decoder_of, write_onnx_encoder
+from frozen_fakes import CHANNELS, write_onnx_encoder
 from stepladder.latents import read_latents
 from stepladder.pipelines import foreign_latents
 from stepladder.tokenizer import Tokenizer
-
-
-@pytest.fixture
-def encoder(tmp_path) -> Path:
-    return write_onnx_encoder(tmp_path / "encoder.onnx")
-
-
-@pytest.fixture
-def decoder(tmp_path, encoder) -> Path:
-    """A model of its latents that says where they come from by name."""
-    return save_decoder_of(encoder, tmp_path / "decoder")
 
 
 def test_images_go_through_the_encoder_that_is_named_and_decode_needs_none(run, decoder, encoder, photos, tmp_path):

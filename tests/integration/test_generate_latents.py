@@ -49,8 +49,7 @@ def test_models_whose_latents_are_tokens_draw_too(place, tmp_path):
     assert latents.latents.shape == (1, 24, 6, 4)
     prior = load_prior(train(replace(CONFIG, steps=1), latents, tmp_path))
     drawn = draw(prior, [3, 7], [0, 1], steps=1, guidance=GuidanceConfig())
-    with torch.no_grad():
-        assert tokenizer.decode(drawn, seeds=[0, 1]).shape == (2, 3, SIZE, SIZE)
+    assert tokenizer.decode(drawn, seeds=[0, 1]).shape == (2, 3, SIZE, SIZE)
 
 
 def test_the_nearest_training_image_of_one_of_them_is_itself_in_the_view_that_is_nearer(place):

@@ -124,9 +124,9 @@ class Judges:
 def first_seen(digests: Sequence[bytes], seen: set[bytes]) -> list[int]:
     """Indices of the digests that are not in `seen`, to which they are added."""
     fresh = []
-    for place, digest in enumerate(digests):
-        if digest not in seen:
-            seen.add(digest)
+    for place, found in enumerate(digests):
+        if found not in seen:
+            seen.add(found)
             fresh.append(place)
     return fresh
 

@@ -25,7 +25,6 @@ from stepladder.bulk.store import Store
 
 __all__ = ["MdsLayout"]
 
-_RANKS = 255
 _CODE_OF_UINT32 = 2
 """How the format writes that the sides of an array are uint32."""
 
