@@ -22,6 +22,7 @@ __all__ = [
     "MAX_WIDTH",
     "check_between",
     "check_number",
+    "quoted",
     "structure",
     "unstructure",
 ]
@@ -67,7 +68,7 @@ def check_number(value: float, low: float, high: float, *, name: str, usual: str
         ConfigError: If it is outside, or no number.
     """
     if not low <= value <= high:
-        raise ConfigError(f"{name} {_quoted(value)} is outside {low:,} to {high:,}. Usual values: {usual}.")
+        raise ConfigError(f"{name} {quoted(value)} is outside {low:,} to {high:,}. Usual values: {usual}.")
 
 
 def structure(data: Mapping[str, Any], config: type[Config], *, where: str) -> Config:
@@ -127,7 +128,7 @@ def _explain(path: str, cause: BaseException) -> str:
     return f"Value of '{path}' does not fit: {cause}"
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """A value as a message shows it: whoever wrote the file may have written a million digits."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_LONGEST:
         return f"a number of {value.bit_length()} bits"
@@ -148,7 +149,7 @@ def _plain(kind: type) -> Hook:
 
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{_quoted(value)} is not of type {kind.__name__}. Write a value of that type.")
+            raise TypeError(f"{quoted(value)} is not of type {kind.__name__}. Write a value of that type.")
         return kind(value)
 
     return hook
@@ -160,7 +161,7 @@ def _literal(kind: Any) -> Hook:
     def hook(value: Any, _: Any) -> Any:
         if value not in accepted:
             known = ", ".join(map(repr, accepted))
-            raise ValueError(f"{_quoted(value)} is unknown. Accepted: {known}. Choose one of them.")
+            raise ValueError(f"{quoted(value)} is unknown. Accepted: {known}. Choose one of them.")
         return value
 
     return hook
@@ -173,7 +174,7 @@ def _sequence(kind: Any, converter: cattrs.Converter) -> Hook:
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, list | tuple) or (fixed and len(value) != len(kinds)):
             wanted = f"a list of {len(kinds)} values" if fixed else "a list"
-            raise TypeError(f"{_quoted(value)} is not {wanted}. Write it in square brackets.")
+            raise TypeError(f"{quoted(value)} is not {wanted}. Write it in square brackets.")
         items = zip(value, kinds if fixed else kinds * len(value), strict=True)
         return get_origin(kind)(converter.structure(item, item_kind) for item, item_kind in items)
 
@@ -186,7 +187,7 @@ def _table(config: Any, converter: cattrs.Converter) -> Hook:
 
     def hook(value: Any, kind: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise TypeError(f"{_quoted(value)} is no table. Write a table with keys of: {', '.join(_keys(config))}.")
+            raise TypeError(f"{quoted(value)} is no table. Write a table with keys of: {', '.join(_keys(config))}.")
         return build(value, kind)
 
     return hook
@@ -200,7 +201,7 @@ def _choice(union: Any, converter: cattrs.Converter) -> Hook:
         kind = value.get("kind") if isinstance(value, Mapping) else None
         if not isinstance(kind, str) or kind not in configs:
             accepted = ", ".join(map(repr, configs))
-            wrong = "its key 'kind' is missing" if kind is None else f"its kind is {_quoted(kind)}"
+            wrong = "its key 'kind' is missing" if kind is None else f"its kind is {quoted(kind)}"
             raise TypeError(f"{wrong}. Accepted: {accepted}. Set the key 'kind' to one of them.")
         return converter.structure(value, configs[kind])
 

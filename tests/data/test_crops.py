@@ -81,12 +81,12 @@ def test_the_same_generator_state_gives_the_same_crop():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"size": 0}, "Crop size is 0. It must be at least 1"),
+        ({"size": 0}, "Crop size is 0. It must be 1 to 16,384 pixels"),
         ({"min_scale": 0.0}, "Crop scales are 0.0 to 2.5. They must satisfy 0 < min_scale <= max_scale"),
         ({"min_scale": 3.0}, "Crop scales are 3.0 to 2.5"),
         ({"max_scale": math.inf}, "Crop scales are 1.0 to inf"),
         ({"relative_to": "short side"}, "Crop scales are 1.0 to 2.5 of the short side. They must be at most 1"),
-        ({"crops_per_image": 0}, "Crops per image are 0. At least 1"),
+        ({"crops_per_image": 0}, "Crops per image are 0. They must be 1 to 65,536"),
     ],
 )
 def test_a_config_out_of_range_is_refused(change, text):

@@ -149,7 +149,7 @@ def test_lanes_that_fit_neither_processes_nor_shards_are_refused(shards):
         stream(shards, lanes=4, num_processes=3)
     with pytest.raises(ConfigError, match=r"data.stream.lanes is 8, and the data has 6 shards. .* Set it to 6 or less"):
         stream(shards, lanes=8)
-    with pytest.raises(ConfigError, match=r"data.stream.buffer is 0. It must be at least 1."):
+    with pytest.raises(ConfigError, match=r"data.stream.buffer is 0. It must be 1 to 1,000,000."):
         StreamConfig(buffer=0)
 
 

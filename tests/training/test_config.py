@@ -111,7 +111,7 @@ def test_every_recipe_is_accepted(recipe):
         ("preset=foto", r"Unknown preset 'foto'\. Accepted: photo, photo-base, .*\. Choose one"),
         ("preset=[]", r"Unknown preset '\[\]'"),
         ("data.train=[]", r"data\.train is empty\. Name folders, tar shards or Parquet files"),
-        ("data.workers=-1", r"data\.workers -1 is less than 0\. Pass 0 or more"),
+        ("data.workers=-1", r"data\.workers -1 is less than 0\. Pass 0 to 1,024"),
         ("steps=0", r"steps 0 is less than 1\. Pass 1 or more"),
         ("seed=-1", r"seed -1 is less than 0"),
         ("grid_every=-1", r"grid_every -1 is less than 0"),
@@ -145,6 +145,46 @@ def test_what_is_not_accepted_is_one_line_that_says_what_is(load, override, text
     with pytest.raises(ConfigError, match=text) as caught:
         load(override)
     assert "\n" not in str(caught.value)
+
+
+SIZES = {
+    "batch_size": "1 to 65,536",
+    "accumulate": "1 to 65,536",
+    "data.validation_images": "1 to 65,536",
+    "data.validation_size": "1 to 16,384",
+    "data.workers": "0 to 1,024",
+    "data.crop.size": "1 to 16,384",
+    "data.crop.crops_per_image": "1 to 65,536",
+    "data.stream.lanes": "1 to 1,000,000",
+    "data.stream.buffer": "1 to 1,000,000",
+}
+
+
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("value", [10**9, 10**18, -1])
+def test_a_size_that_would_fill_the_machine_is_refused_with_its_bound(load, key, value):
+    with pytest.raises(ConfigError, match=SIZES[key]) as caught:
+        load(f"{key}={value}")
+    assert str(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ("batch_size=65536", "data.crop.size=1024"),
+            r"batch_size 65536 and data\.crop\.size 1024 take 768 GiB as floats\. Accepted: up to 48 GiB\. Pass "
+            r"batch_size of up to 4,096, or a smaller side\.$",
+        ),
+        (
+            ("data.validation_images=20", "data.validation_size=16384"),
+            r"take 60 GiB.* data\.validation_images of up to 16,",
+        ),
+    ],
+)
+def test_sizes_that_fill_it_only_together_are_refused(load, overrides, text):
+    with pytest.raises(ConfigError, match=text):
+        load(*overrides)
 
 
 def test_latents_beside_images_are_no_stream(load):

@@ -186,6 +186,8 @@ def test_the_configuration_reads_back_what_it_writes(make_distillation, tmp_path
         ("recipe.teacher_steps=1", r"Teacher steps 1 is less than 2.*Pass 2 or more"),
         ("recipe.kind=copy", r"its kind is 'copy'\. Accepted: 'regress', 'adversarial'"),
         ("recipe.adversarial_from=2", r"recipe\.adversarial_from 2\.0 is outside \[0, 1\]"),
+        ("recipe.teacher_steps=1000000000", r"Teacher steps 1000000000 is outside 2 to 10,000"),
+        ("recipe.head_width=1000000000", r"recipe\.head_width 1000000000 is more than 16,384\. Pass 1 to 16,384"),
         ("recipe.head_width=0", r"recipe\.head_width 0 is less than 1"),
         ("recipe.adversarial_share=-1", r"recipe\.adversarial_share -1\.0 is less than 0"),
         ("recipe.pixel_weight=-1", r"recipe\.pixel_weight -1\.0 is less than 0"),

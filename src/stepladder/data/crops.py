@@ -21,9 +21,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from stepladder.configs import quoted
 from stepladder.errors import ConfigError
 
-__all__ = ["CropConfig", "random_crop"]
+__all__ = ["MAX_SIDE", "CropConfig", "random_crop"]
+
+MAX_SIDE = 16_384
+"""Longest side of a crop, and of a validation image."""
+_MOST_CROPS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +50,10 @@ class CropConfig:
     """Crops cut from one decoded photograph; above 1 saves decoding, and makes a batch less varied."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"Crop size is {self.size}. It must be at least 1 pixel. Set crop.size, for example 128.")
+        if not 1 <= self.size <= MAX_SIDE:
+            raise ConfigError(
+                f"Crop size is {quoted(self.size)}. It must be 1 to {MAX_SIDE:,} pixels. Set crop.size, for example 128."
+            )
         scales = (self.min_scale, self.max_scale)
         if not (all(math.isfinite(s) for s in scales) and 0 < self.min_scale <= self.max_scale):
             raise ConfigError(
@@ -58,9 +65,10 @@ class CropConfig:
                 f"Crop scales are {self.min_scale} to {self.max_scale} of the short side. They must be at most 1. Set "
                 "crop.min_scale and crop.max_scale, for example 0.8 and 1.0."
             )
-        if self.crops_per_image < 1:
+        if not 1 <= self.crops_per_image <= _MOST_CROPS:
             raise ConfigError(
-                f"Crops per image are {self.crops_per_image}. At least 1 is needed. Set crop.crops_per_image."
+                f"Crops per image are {quoted(self.crops_per_image)}. They must be 1 to {_MOST_CROPS:,}. Set "
+                "crop.crops_per_image."
             )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepladder.configs import quoted
 from stepladder.data.crops import CropConfig, random_crop
 from stepladder.data.files import Unreadable
 from stepladder.data.pieces import Piece, Row
@@ -31,6 +32,10 @@ TRIES = 3
 _ORDER, _BLOCK, _CROP = 2, 3, 4  # random streams of one seed, others than those of random access
 
 
+_MOST = 1_000_000
+"""Lanes, or encoded images in one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """How training data is streamed."""
@@ -42,10 +47,10 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         for name in ("lanes", "buffer"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) <= _MOST:
                 raise ConfigError(
-                    f"data.stream.{name} is {getattr(self, name)}. It must be at least 1. Usual values: 8 lanes, and a "
-                    "buffer of 1,000 to 10,000 images."
+                    f"data.stream.{name} is {quoted(getattr(self, name))}. It must be 1 to {_MOST:,}. Usual values: "
+                    "8 lanes, and a buffer of 1,000 to 10,000 images."
                 )
 
 

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.configs import MAX_STEPS, check_number
 from stepladder.errors import ConfigError
 from stepladder.sampling.denoiser import Denoised, Denoiser
 from stepladder.sampling.grids import time_grid
@@ -143,13 +144,14 @@ def check_teacher_steps(steps: int) -> None:
     """Checks that the teacher takes several steps; with one it could not teach a one-step student.
 
     Raises:
-        ConfigError: If there are fewer than 2.
+        ConfigError: If there are fewer than 2, or more than can be listed.
     """
     if steps < 2:
         raise ConfigError(
             f"Teacher steps {steps} is less than 2. In one step a teacher knows no more than the student that starts "
             "from it. Pass 2 or more; usual values: 4 to 16."
         )
+    check_number(steps, 2, MAX_STEPS, name="Teacher steps", usual="4 to 16")
 
 
 def _with_features_of(end: StageEnd | None, previous: Denoised | None) -> Denoised | None:

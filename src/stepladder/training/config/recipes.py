@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stepladder.configs import MAX_WIDTH
 from stepladder.errors import ConfigError
 from stepladder.losses import FlowTarget, FlowWeighting, TimeDistribution, check_teacher_steps
 from stepladder.sampling.guidance import GuidanceConfig
@@ -154,7 +155,7 @@ class AdversarialConfig:
         check_share(self.adversarial_from, "recipe.adversarial_from")
         names = ("distillation_weight", "pixel_weight", "perceptual_weight", "adversarial_share", "head_rate")
         check_at_least(self, 0, *names, where="recipe")
-        check_at_least(self, 1, "head_width", where="recipe")
+        check_at_least(self, 1, "head_width", where="recipe", most=MAX_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)

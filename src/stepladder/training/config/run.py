@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stepladder.data import CropConfig, StreamConfig
+from stepladder.data.crops import MAX_SIDE
 from stepladder.data.remote import is_remote
 from stepladder.errors import ConfigError
-from stepladder.training.config.checks import check_at_least
+from stepladder.training.config.checks import MAX_BATCH, check_at_least, check_pixels
 
 __all__ = ["DataConfig", "ImageRunConfig", "OptimiserConfig", "RunConfig"]
+
+_MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,8 @@ class RunConfig:
     """Where records go beside `records.jsonl`: TensorBoard, Weights & Biases, or nowhere else."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints")
+        check_at_least(self, 1, "batch_size", "accumulate", most=MAX_BATCH)
+        check_at_least(self, 1, "steps", "log_every", "save_every", "keep_checkpoints")
         check_at_least(self, 0, "seed")
         if self.shard and self.compile:
             raise ConfigError(
@@ -117,10 +121,12 @@ class DataConfig:
     """Loader processes for each training process; 0 loads in the process itself."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 0, "workers", where="data")
-        check_at_least(self, 1, "validation_images", where="data")
+        check_at_least(self, 0, "workers", where="data", most=_MAX_WORKERS)
+        check_at_least(self, 1, "validation_images", where="data", most=MAX_BATCH)
         if self.validation_size is not None:
-            check_at_least(self, 1, "validation_size", where="data")
+            check_at_least(self, 1, "validation_size", where="data", most=MAX_SIDE)
+            names = ("data.validation_images", "data.validation_size")
+            check_pixels(self.validation_images, self.validation_size, names=names)
         if self.latents and self.stream is not None:
             raise ConfigError(
                 "data.latents is true, and data.stream is set. Latents beside images are read at random. Leave out one."
@@ -144,6 +150,7 @@ class ImageRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        check_pixels(self.batch_size, self.data.crop.size, names=("batch_size", "data.crop.size"))
         check_at_least(self, 0, "grid_every")
         if not self.data.train:
             raise ConfigError(
