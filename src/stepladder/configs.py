@@ -202,6 +202,8 @@ def _choice(union: Any, converter: cattrs.Converter) -> Hook:
         if not isinstance(kind, str) or kind not in configs:
             accepted = ", ".join(map(repr, configs))
             wrong = "its key 'kind' is missing" if kind is None else f"its kind is {quoted(kind)}"
+            if not isinstance(value, Mapping):
+                wrong = f"{quoted(value)} is no table of keys"
             raise TypeError(f"{wrong}. Accepted: {accepted}. Set the key 'kind' to one of them.")
         return converter.structure(value, configs[kind])
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("accelerate")
@@ -105,6 +106,18 @@ def test_a_tracker_that_is_not_installed_is_one_line(run, config, monkeypatch):
         "or leave the tracker out."
     )
     assert not Path("runs").exists()
+
+
+def test_training_out_of_memory_names_the_keys_that_need_less(run, config, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("stepladder.training.autoencoder.train", full)
+    result = run("train", config)
+    assert (result.exit_code, result.stdout) == (1, "")
+    text = result.stderr.splitlines()[-1]
+    assert "Not enough memory. Set batch_size or data.crop.size smaller, or gradient_checkpointing to true" in text
+    assert "--batch" not in text and "--device" not in text
 
 
 def test_a_tracker_that_does_not_exist_exits_with_2(refused, config):

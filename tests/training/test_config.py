@@ -101,6 +101,10 @@ def test_every_recipe_is_accepted(recipe):
             r"'tokenizer\.bottleneck' does not fit: its kind is 'pq'\. Accepted: 'plain', 'kl', 'fsq', 'vq'",
         ),
         (
+            "tokenizer.encoder=5",
+            r"Value of 'tokenizer\.encoder' does not fit: 5 is no table of keys\. Accepted: 'conv'",
+        ),
+        (
             "tokenizer.encoder.kind=vit",
             r"Value of 'tokenizer\.encoder' does not fit: its kind is 'vit'\. Accepted: 'conv', 'mmdit'",
         ),

@@ -9,6 +9,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from stepladder.cli._output import print_text, say, shown, talk
+from stepladder.errors import TrainingError
+from stepladder.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from stepladder.training.records import StepRecord
@@ -55,8 +57,16 @@ def carry_out(run: Run, folder: Path, *, steps: int, resume: bool, verb: str) ->
     speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
     if speaks:
         say(f"{verb} in {shown(folder)}, {steps} {'step' if steps == 1 else 'steps'}.")
-    with _Board() as board:
-        model = run(folder, resume=resume, on_record=board.show)
+    try:
+        with _Board() as board:
+            model = run(folder, resume=resume, on_record=board.show)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "Not enough memory. Set batch_size or data.crop.size smaller, or gradient_checkpointing to true where the "
+            "network can; accumulate makes up for a smaller batch."
+        ) from error
     if speaks:
         print_text(shown(model))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import Device, Force
+from stepladder.cli._options import MAX_BATCH, Device, Force
 from stepladder.cli._output import print_text, progress_bar, say, shown
 from stepladder.cli._training import Config, Overrides
 
@@ -16,7 +16,9 @@ OutFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the Parquet files.", show_default=False)
 ]
 Passes = Annotated[int, typer.Option(min=1, metavar="N", help="Crops of each photograph.")]
-Together = Annotated[int, typer.Option("--batch", min=1, metavar="B", help="Crops that are encoded together.")]
+Together = Annotated[
+    int, typer.Option("--batch", min=1, max=MAX_BATCH, metavar="B", help="Crops that are encoded together.")
+]
 
 
 def cache(
