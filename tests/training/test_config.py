@@ -215,6 +215,8 @@ def test_missing_keys_are_named(tmp_path):
     ("name", "content", "text"),
     [
         ("c.json", b"{", "is not valid TOML or JSON: .* Mend it"),
+        ("c.json", b"[" * 100_000, r"is nested too deeply\. Tables go three deep\. Mend it there\.$"),
+        ("c.toml", b"a = " + b"[" * 100_000, r"is nested too deeply"),
         ("c.toml", b"a = ", "is not valid TOML or JSON"),
         ("c.toml", b"\xff\xfe", "is not valid TOML or JSON"),
         ("c.json", b"[1]", "is not a table of keys"),

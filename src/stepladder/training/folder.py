@@ -85,10 +85,8 @@ class RunFolder:
     def __init__(self, path: Path, config: RunConfig, *, resume: bool) -> None:
         self.path, self.config = path, config
         self.state = latest_state(self.checkpoints) if path.exists() else None
-        if resume:
-            if self.state is None:
-                _log.warning("No checkpoint in %s: the run starts at step 0.", path)
-        elif self.state is not None or self.records.exists():
+        self._starts_over = resume and self.state is None
+        if not resume and (self.state is not None or self.records.exists()):
             raise OutputError(f"{path} holds a run already. Pass --resume to go on with it, or another --out.")
         self._changes = self._find_changes() if self.state is not None else []
 
@@ -120,6 +118,8 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise OutputError(f"Cannot write {self.path}: {reason(error)}. Name another place.") from error
+        if self._starts_over:
+            _log.warning("No checkpoint in %s: the run starts at step 0.", self.path)
         try:
             yield
         finally:

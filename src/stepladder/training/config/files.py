@@ -73,6 +73,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read config {path}: {error.strerror}. Pass a TOML or JSON file.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config {path} is not valid TOML or JSON: {error}. Mend it there.") from error
+    except RecursionError:
+        raise ConfigError(f"Config {path} is nested too deeply. Tables go three deep. Mend it there.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"Config {path} is not a table of keys. Write keys and values.")
     return data
@@ -86,7 +88,7 @@ def _set(data: dict[str, Any], override: str) -> None:
         )
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
     *parents, last = key.split(".")
     for parent in parents:
