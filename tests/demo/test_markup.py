@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stepladder.demo import markup
-from stepladder.demo.pictures import ERROR_LIMIT, enlarged, error_map, error_scale, inline
+from stepladder.demo.pictures import ERROR_LIMIT, enlarged, error_map, error_scale, inline, middle
 from stepladder.demo.settings import Settings
 from stepladder.demo.trial import View, run_trial, run_trials
 
@@ -54,6 +54,20 @@ def test_a_picture_inside_the_text_is_small_and_keeps_its_shape():
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (100, 50)
 
 
+def test_a_picture_that_is_smaller_is_shown_in_squares():
+    data = inline(Image.fromarray(np.diag([255] * 10).astype(np.uint8)).convert("RGB"), side=256).split(",")[1]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"), dtype=int)
+    assert picture.shape == (250, 250)
+    assert picture[5:20, 5:20].min() > 200 > 50 > picture[5:20, 30:45].max()
+
+
+def test_the_middle_of_an_image_is_a_share_of_each_side():
+    image = Image.fromarray(np.arange(8 * 12 * 3, dtype=np.uint16).astype(np.uint8).reshape(8, 12, 3))
+    assert middle(image, 0.5).size == (6, 4)
+    assert middle(image, 0.5).getpixel((0, 0)) == image.getpixel((3, 2))
+    assert middle(image, 1).tobytes() == image.tobytes()
+
+
 @pytest.mark.parametrize("text", [markup.alert("<script>alert(1)</script>"), markup.note("<b>"), markup.heading("<i>")])
 def test_words_of_others_are_never_markup(text):
     assert not any(tag in text for tag in ("<script", "<b>", "<i>"))
@@ -67,6 +81,14 @@ def test_a_strip_shows_the_stages_that_are_there_and_room_for_the_others(offered
     for size in ("10 x 5", "20 x 9", "40 x 18"):
         assert size in markup.strip(views[-1])
     assert markup.strip(View(model="tiny", original=picture)) == ""
+    assert "the middle of the image" not in markup.strip(views[-1])
+
+
+def test_a_strip_of_a_large_image_shows_its_middle_where_stages_differ(offered, picture):
+    large = picture.resize((640, 288), Image.Resampling.NEAREST)
+    *_, view = run_trial(offered(), large, SETTINGS)
+    assert "Stages: the middle of the image, enlarged" in markup.strip(view)
+    assert inline(middle(view.stages[0].image, 64 / 160), side=256) in markup.strip(view)
 
 
 def test_the_table_holds_what_was_measured(offered, picture):

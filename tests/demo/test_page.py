@@ -74,6 +74,7 @@ def remove(browser):
     browser.execute_script(clear)
     wait_for(browser, lambda: not browser.find_elements(By.CSS_SELECTOR, "#picture img"), 20)
     wait_for(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#picture input[type=file]"), 20)
+    wait_for(browser, lambda: status(browser) == "Choose an image and press Reconstruct.", 20)
 
 
 def upload(browser, path):
@@ -125,6 +126,8 @@ def test_models_stand_side_by_side_and_each_takes_its_own_steps(opened):
     left, right = (panel.rect for panel in panels)
     assert left["x"] + left["width"] <= right["x"]
     assert left["y"] == right["y"]
+    table = browser.find_element(By.CSS_SELECTOR, "#facts .sl-scroll")
+    assert browser.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", table) == 0
     for panel, steps in enumerate((1, 2)):
         wanted = decoded("cat", steps=steps, size=128).tobytes()
         wait_for(browser, lambda panel=panel, wanted=wanted: shown(browser, panel=panel).tobytes() == wanted, 20)
@@ -173,6 +176,7 @@ def test_stop_ends_a_decode_that_takes_long_and_the_next_one_works(opened):
     press(browser, "stop")
     wait_for(browser, lambda: "Stopped." in status(browser), 20)
     assert len(browser.find_elements(By.CSS_SELECTOR, ".panel-strip img")) < 3
+    assert not any(each.is_displayed() for each in browser.find_elements(By.CSS_SELECTOR, ".panel-errors"))
     browser = opened("?example=cat&size=64")
     press(browser)
     finished(browser)
@@ -206,7 +210,7 @@ def test_an_upload_that_cannot_be_used_is_a_sentence(opened, tmp_path):
         "torn.png": "Cannot read image torn.png:",
         "<b>note.jpg": "it is no image of a format that is read",
         "large.png": "too many pixels (1000 x 501); at most 500000 are read. Make it smaller.",
-        "good.tiff": "Press Reconstruct.",
+        "good.tiff": "Press Reconstruct, or choose another image.",
     }.items():
         browser = opened()
         remove(browser)
@@ -217,8 +221,16 @@ def test_an_upload_that_cannot_be_used_is_a_sentence(opened, tmp_path):
     wait_for(browser, lambda: shown(browser).size == (30, 20), 20)
 
 
+def test_what_was_wrong_is_not_said_any_more_once_there_is_another_image(opened):
+    browser = opened("?steps=7")
+    wait_for(browser, lambda: "The link asks for steps '7'" in status(browser), 20)
+    browser.find_elements(By.CSS_SELECTOR, "#examples button.thumbnail-lg")[1].click()
+    wait_for(browser, lambda: status(browser) == "Press Reconstruct, or choose another image.", 20)
+
+
 def test_nothing_to_work_on_is_a_sentence(opened):
     browser = opened()
+    assert status(browser) == "Press Reconstruct, or choose another image."
     remove(browser)
     press(browser)
     wait_for(browser, lambda: "There is no image yet." in status(browser), 20)
@@ -244,6 +256,8 @@ def test_a_narrow_screen_needs_no_sideways_scrolling_and_no_other_host_is_asked(
         press(browser)
         finished(browser)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        rows = [row.rect["height"] for row in browser.find_elements(By.CSS_SELECTOR, "#facts tr")]
+        assert max(rows) < 1.5 * min(rows)
         asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         addresses = [
             each["params"]["request"]["url"] for each in asked if each["method"] == "Network.requestWillBeSent"

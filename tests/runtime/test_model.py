@@ -1,11 +1,13 @@
 """An exported model gives what the tokenizer gives."""
 
 import json
+import pkgutil
 import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.runtime import load
@@ -93,8 +95,13 @@ def test_a_latent_of_another_kind_is_refused(model, latent):
 
 @pytest.mark.untyped
 def test_images_of_another_kind_are_refused(model):
-    with pytest.raises(ValueError, match=r"Images have shape \(1, 3, 8, 8\) and dtype float64. Accepted: float32"):
+    with pytest.raises(
+        ValueError, match=r"Images have shape \(1, 3, 8, 8\) and dtype float64. Accepted: float32"
+    ) as refused:
         model.encode(np.zeros((1, 3, 8, 8)))
+    named = str(refused.value).rpartition("Use ")[2].removesuffix(".")
+    to_array = pkgutil.resolve_name(named)
+    assert to_array(Image.new("RGB", (2, 1))).shape == (3, 1, 2)
 
 
 @pytest.mark.parametrize(

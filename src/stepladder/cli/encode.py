@@ -154,7 +154,7 @@ def _print(rows: list[dict[str, Any]], title: str) -> None:
         )
         for row in rows
     ]
-    print_table(("image", "size", "latent", "bits a pixel"), cells, title=title, spare=("latent", "size"))
+    print_table(("image", "size", "latent", "bits per pixel"), cells, title=title, spare=("latent", "size"))
 
 
 def _described(source: Path, stored: "StoredLatent", content: "LatentFile") -> dict[str, Any]:

@@ -258,10 +258,10 @@ def _print(done: Sequence[dict[str, Any]], out: Path, *, title: str) -> None:
     if len(done) > 1:
         rows.append(("mean", "", "", *_numbers(_means(done))))
     print_table(
-        ("image", "size", "latent", "bits a pixel", "PSNR, dB", "seconds"),
+        ("image", "size", "latent", "bits per pixel", "PSNR, dB", "seconds"),
         rows,
         title=title,
-        spare=("latent", "size", "bits a pixel"),
+        spare=("latent", "size", "bits per pixel"),
     )
 
 

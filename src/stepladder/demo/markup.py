@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
-from stepladder.demo.pictures import ERROR_LIMIT, error_scale, inline
+from stepladder.demo.pictures import ERROR_LIMIT, error_scale, inline, middle
 from stepladder.demo.settings import AS_IT_IS, AS_NAMED
 from stepladder.demo.trial import View
 
 __all__ = ["HEAD", "LINK", "STYLE", "alert", "error_caption", "facts", "heading", "means", "note", "strip"]
 
 _THUMBNAIL = 256
+_COARSEST = 64
+"""Pixels of the first stage that a thumbnail shows at most."""
 
 HEAD = """<header class="sl-head"><h1>Stepladder</h1>
 <p>An image is encoded to a small latent and decoded again, up a ladder of scales, coarse stages first.</p></header>"""
@@ -23,14 +25,14 @@ STYLE = """
 .sl-name {font-size: 1.05rem; font-weight: 600; margin: 0;}
 .sl-strip {display: flex; flex-wrap: wrap; gap: .5rem;}
 .sl-strip figure {flex: 1 1 90px; max-width: 200px; margin: 0;}
-.sl-strip img, .sl-strip .sl-wait {width: 100%; border-radius: 4px; image-rendering: pixelated; display: block;}
+.sl-strip img, .sl-strip .sl-wait {width: 100%; border-radius: 4px; display: block;}
 .sl-strip .sl-wait {background: rgba(127, 127, 127, .15);}
 .sl-strip figcaption, .sl-caption {font-size: .8rem; opacity: .8; margin-top: .2rem; line-height: 1.25;}
 .sl-scale {width: 6rem; height: .55rem; border-radius: 2px; display: inline-block; vertical-align: middle;}
 .sl-scroll {overflow-x: auto;} .sl-facts, .sl-facts tr {border: 0 !important;}
-.sl-facts {border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; width: 100%;}
-.sl-facts th, .sl-facts td:first-child {white-space: nowrap;}
-.sl-facts th, .sl-facts td {padding: .3rem .5rem; text-align: right;
+.sl-facts {border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .8rem; width: 100%;}
+.sl-facts th, .sl-facts td {white-space: nowrap;}
+.sl-facts th, .sl-facts td {padding: .3rem; text-align: right;
   border: 0 solid rgba(127, 127, 127, .3) !important; border-bottom-width: 1px !important;}
 .sl-facts th:first-child, .sl-facts td:first-child {text-align: left;}
 .sl-facts th {font-weight: 600;}
@@ -74,25 +76,30 @@ def heading(model: str) -> str:
 
 
 def strip(view: View) -> str:
-    """The stages of a decode from left to right, with their times; those to come are empty."""
+    """The stages of a decode from left to right, with their times; those to come are empty.
+
+    Of large images the middle is shown: small pictures of the whole would all look the same.
+    """
     if view.decode is None:
         return ""
+    share = min(1, _COARSEST / max(view.stages[0].image.size)) if view.stages else 1
     figures = []
     for stage in view.stages:
         width, height = stage.image.size
-        picture = f'<img alt="stage" src="{inline(stage.image, side=_THUMBNAIL)}">'
+        picture = f'<img alt="stage" src="{inline(middle(stage.image, share), side=_THUMBNAIL)}">'
         figures.append(_figure(picture, f"{width} x {height}", _milliseconds(stage.seconds)))
     shape = f'style="aspect-ratio: {view.original.width} / {view.original.height}"'
     missing = view.decode.num_stages - len(view.stages)
     figures += [_figure(f'<div class="sl-wait" {shape}></div>', "...", "")] * missing
-    return f'<div class="sl-strip">{"".join(figures)}</div>'
+    caption = '<p class="sl-caption">Stages: the middle of the image, enlarged</p>' if share < 1 else ""
+    return f'<div class="sl-strip">{"".join(figures)}</div>{caption}'
 
 
 def error_caption() -> str:
     """What the colours of an error map mean."""
     return (
-        f'<p class="sl-caption">Error map: mean difference of the channels, 0 <img class="sl-scale" alt="colour scale" '
-        f'src="{inline(error_scale(), side=256)}"> {ERROR_LIMIT} or more, of 255</p>'
+        f'<p class="sl-caption">Error map: mean over channels, 0 <img class="sl-scale" alt="colour scale" '
+        f'src="{inline(error_scale(), side=256)}"> {ERROR_LIMIT}+ of 255</p>'
     )
 
 
@@ -114,8 +121,8 @@ def facts(views: Sequence[View]) -> str:
                 f"{view.seconds:.2f}",
             )
         )
-    names = ("model", "PSNR, dB", "SSIM", "colour shift", "latent", "bits a pixel", "encode, ms", "stages, ms")
-    return _table((*names, "in all, s"), rows)
+    names = ("model", "PSNR, dB", "SSIM", "colour shift", "latent", "bits per pixel", "encode, ms", "stages, ms")
+    return _table((*names, "total, s"), rows)
 
 
 def means(views: Sequence[View]) -> str:
@@ -137,7 +144,7 @@ def means(views: Sequence[View]) -> str:
                 f"{fmean(view.seconds for view in done):.2f}",
             )
         )
-    return _table(("model", "images", "mean PSNR, dB", "mean SSIM", "bits a pixel", "seconds an image"), rows)
+    return _table(("model", "images", "mean PSNR, dB", "mean SSIM", "bits per pixel", "seconds per image"), rows)
 
 
 def _fidelity(view: View) -> tuple[str, str, str]:

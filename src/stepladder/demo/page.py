@@ -32,6 +32,10 @@ _TALLEST = 520
 _FONTS = ["system-ui", "sans-serif"]
 """Of the visitor's machine: nothing is fetched from another host."""
 
+_EMPTY = "Choose an image and press Reconstruct."
+_READY = "Press Reconstruct, or choose another image."
+"""What the page says before there is an image, and when there is one."""
+
 _Updates = dict[Any, Any]
 
 
@@ -102,7 +106,7 @@ class _Panel:
             self.column: gr.Column(visible=visible),
             self.comparison: None,
             self.strip: "",
-            self.errors: None,
+            self.errors: gr.Image(None, visible=False),
             self.caption: "",
         }
 
@@ -146,7 +150,7 @@ class _Page:
         )
         self.models = gr.CheckboxGroup(names, value=names[:1], label="Models", elem_id="models")
         with gr.Row():
-            self.steps = gr.Dropdown(STEPS, value=AS_NAMED, label="Steps a stage", min_width=120, elem_id="steps")
+            self.steps = gr.Dropdown(STEPS, value=AS_NAMED, label="Steps per stage", min_width=120, elem_id="steps")
             self.size = gr.Dropdown(SIZES, value=AS_IT_IS, label="Size", min_width=120, elem_id="size")
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
         self.example = gr.Textbox("", label="Example", visible="hidden", elem_id="example")
@@ -156,7 +160,7 @@ class _Page:
             self.stop = gr.Button("Stop", min_width=80, elem_id="stop")
 
     def _results(self) -> None:
-        self.status = gr.HTML(markup.note("Choose an image and press Reconstruct."), elem_id="status")
+        self.status = gr.HTML(markup.note(_READY if self._photographs else _EMPTY), elem_id="status")
         self.table = gr.HTML(elem_id="facts")
         with gr.Row():
             self.panels = {name: self._panel(name) for name in self._offered}
@@ -189,6 +193,7 @@ class _Page:
                         format="png",
                         buttons=buttons,
                         interactive=False,
+                        visible=False,
                         elem_classes="panel-errors",
                     )
                     caption = gr.HTML()
@@ -201,8 +206,8 @@ class _Page:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         page.load(self._open, outputs=[*controls, self.picture, self.status], **quick)
         self.picture.upload(self._take, self.picture, [self.picture, self.example, self.status], **quick)
-        self.picture.clear(lambda: "", outputs=self.example, **quick)
-        self.gallery.select(self._choose, outputs=[self.picture, self.example], **quick)
+        self.picture.clear(lambda: ("", markup.note(_EMPTY)), outputs=[self.example, self.status], **quick)
+        self.gallery.select(self._choose, outputs=[self.picture, self.example, self.status], **quick)
         for control in controls:
             control.change(None, controls, js=markup.LINK, **quick)
         slow: dict[str, Any] = {
@@ -224,20 +229,20 @@ class _Page:
             dict(request.query_params), models=list(self._offered), examples=list(self._photographs)
         )
         photo = self._photographs.get(settings.example)
-        said = markup.alert(*refused) if refused else markup.note("Choose an image and press Reconstruct.")
+        said = markup.alert(*refused) if refused else markup.note(_READY if photo else _EMPTY)
         picture = self._stored(photo) if photo else None
         return [list(settings.models), settings.steps, settings.seed, settings.size, settings.example, picture, said]
 
     def _take(self, path: str | None) -> tuple[str | None, str, str]:
         """Reads an upload, and shows it as the models will see it."""
         try:
-            return self._stored(self._load(path)), "", markup.note("Press Reconstruct.")
+            return self._stored(self._load(path)), "", markup.note(_READY)
         except Exception as error:
             return None, "", markup.alert(in_words(error, "Reading the image"))
 
-    def _choose(self, event: gr.SelectData) -> tuple[str, str]:
+    def _choose(self, event: gr.SelectData) -> tuple[str, str, str]:
         name = list(self._photographs)[event.index]
-        return self._stored(self._photographs[name]), name
+        return self._stored(self._photographs[name]), name, markup.note(_READY)
 
     def _reconstruct(self, path: str | None, *controls: Any) -> Iterator[_Updates]:
         """The chosen models on the image, stage by stage."""
@@ -296,7 +301,7 @@ class _Page:
         seen = self._stored(enlarged(newest.image, newest.downscale, view.original.size))
         updates: _Updates = {panel.strip: markup.strip(view), panel.comparison: (original, seen)}
         if view.fidelity is not None:
-            updates[panel.errors] = self._stored(error_map(newest.image, view.original))
+            updates[panel.errors] = gr.Image(self._stored(error_map(newest.image, view.original)), visible=True)
             updates[panel.caption] = markup.error_caption()
         return updates
 

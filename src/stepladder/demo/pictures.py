@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-__all__ = ["ERROR_LIMIT", "enlarged", "error_map", "error_scale", "inline", "write_png"]
+__all__ = ["ERROR_LIMIT", "enlarged", "error_map", "error_scale", "inline", "middle", "write_png"]
 
 ERROR_LIMIT = 32
 """Differences of 8-bit values from which on an error map shows its brightest colour."""
@@ -32,9 +32,17 @@ def enlarged(stage: Image.Image, factor: int, size: tuple[int, int]) -> Image.Im
     return whole.crop((0, 0, *size))
 
 
+def middle(image: Image.Image, share: float) -> Image.Image:
+    """The middle of an image, a share of each side."""
+    width, height = (max(1, round(side * share)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def inline(image: Image.Image, *, side: int) -> str:
-    """An image of at most `side` pixels as a data address, for a caption or a strip."""
-    small = image.copy()
+    """An image as a data address, for a caption or a strip: of at most `side` pixels, a smaller one in squares."""
+    factor = max(1, side // max(image.size))
+    small = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)

@@ -70,7 +70,7 @@ class Model:
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.float32:
             raise ValueError(
                 f"Images have shape {images.shape} and dtype {images.dtype}. Accepted: float32 in [-1, 1] of shape "
-                "(B, 3, H, W). Use stepladder.runtime.pixels.to_array."
+                "(B, 3, H, W). Use stepladder.pictures.to_array."
             )
         if "encoder" not in self.manifest.graphs:
             raise ConfigError(
