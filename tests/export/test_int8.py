@@ -1,11 +1,14 @@
 """Decoders in 8 bits: calibrated on some images, checked on others."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from stepladder.errors import ConfigError, ExportError
+from stepladder.errors import ConfigError, ExportError, MissingDependencyError
 from stepladder.export import Settings, export_model, int8
+from stepladder.export import folder as export_folder
 from stepladder.export.int8 import calibration_images
 from stepladder.runtime import load, read_manifest
 
@@ -21,17 +24,33 @@ def images(tmp_path):
     return folder
 
 
-def test_too_few_images_are_refused(images, folder):
+def test_too_few_images_are_refused(images):
     (images / "a.png").unlink()
     with pytest.raises(
         ConfigError, match=r"holds 3 images\. At least 4 are needed to calibrate and check int8\. Name a"
     ):
-        calibration_images(images, read_manifest(folder))
+        calibration_images(images)
 
 
-def test_calibration_images_are_central_squares(images, folder):
-    found = calibration_images(images, read_manifest(folder))
-    assert [each.shape for each in found] == [(1, 3, 256, 256)] * 4
+def test_calibration_images_are_central_squares(images):
+    assert [each.shape for each in calibration_images(images)] == [(1, 3, 256, 256)] * 4
+    assert [each.shape for each in calibration_images(images, 32)] == [(1, 3, 32, 32)] * 4
+
+
+@pytest.mark.parametrize("wrong", ["images", "package"])
+def test_what_int8_lacks_is_said_before_any_graph_is_written(tokenizer, images, tmp_path, monkeypatch, wrong):
+    written = []
+    monkeypatch.setattr(export_folder, "_write_all", lambda *_: written.append(1))
+    expected: tuple = (ConfigError, "holds 3 images")
+    if wrong == "images":
+        (images / "a.png").unlink()
+    else:
+        monkeypatch.setitem(sys.modules, "nncf", None)
+        expected = (MissingDependencyError, r"nncf, which is not installed.*pip install 'stepladder\[openvino\]'")
+    with pytest.raises(expected[0], match=expected[1]):
+        export_model(tokenizer, tmp_path / "out", Settings(backend="openvino", calibration=images), name="tiny")
+    assert not written
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -117,6 +117,19 @@ def test_settings_that_do_not_fit_are_refused(folder, change, text):
         load(folder, **change)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_graph_that_is_another_one_is_refused(copy, engine):
+    path = copy / MANIFEST_FILE
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["graphs"]["decoder"] |= {"file": "encoder.onnx", "sha256": manifest["graphs"]["encoder"]["sha256"]}
+    path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(
+        CheckpointError,
+        match=r"encoder.onnx is another graph: its inputs are images. Accepted: latent, noise0, .* Export",
+    ):
+        load(copy, engine=engine).decode(np.zeros((1, 4, 4, 4), np.float32))
+
+
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"is no exported model: manifest.json: No such file or directory. Accepted"

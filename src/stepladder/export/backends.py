@@ -42,13 +42,13 @@ class Written:
         return self.files[1] if len(self.files) > 1 else None
 
 
-def check_backend(backend: Backend) -> None:
-    """Checks that what a backend needs is installed.
+def check_backend(backend: Backend, *, int8: bool = False) -> None:
+    """Checks that what a backend needs is installed, and what quantises to 8 bits.
 
     Raises:
         MissingDependencyError: If it is not.
     """
-    for package in _PACKAGES[backend]:
+    for package in (*_PACKAGES[backend], *(("nncf",) if int8 else ())):
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
@@ -102,7 +102,9 @@ def open_written(graph: Graph, written: Written, backend: Backend) -> Run:
     if backend == "torch":
         program = torch.export.load(written.files[0]).module(check_guards=False)  # sides of one cell are fine
         return lambda inputs: list(program(list(inputs)))
-    function = open_graph(written.files[0], pick_engine(backend, None, "float32", 0), weights=written.weights)
+    settings = pick_engine(backend, None, "float32", 0)
+    names = [each.name for each in graph.inputs], graph.outputs
+    function = open_graph(written.files[0], settings, weights=written.weights, names=names)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         arrays = {each.name: value.numpy() for each, value in zip(graph.inputs, inputs, strict=True)}

@@ -83,22 +83,24 @@ def export_model(
 
     Raises:
         ExportError: If a graph cannot be written, or differs from torch.
-        ConfigError: If the settings do not fit the tokenizer.
+        ConfigError: If the settings do not fit the tokenizer, or there are too few images to calibrate int8.
+        ImageError: If one of them cannot be read.
         OutputError: If the folder cannot be written.
         MissingDependencyError: If what the backend needs is not installed.
     """
     check_opset(settings.opset)
     _check_guidance(tokenizer)
     counts = steps_per_stage(tokenizer.schedule, settings.steps or tokenizer.steps_per_stage)
-    check_backend(settings.backend)
+    latent = _latent(tokenizer)
+    check_backend(settings.backend, int8=settings.calibration is not None)
+    images = [] if settings.calibration is None else calibration_images(settings.calibration, latent.side)
     with new_folder(folder, force=force) as place:
         source = tokenizer.fuse() if set(counts) == {1} else tokenizer
         parts = graphs(source, steps=counts, noise=settings.noise)
         files, largest = _write_all(parts, place, settings, on_progress or (lambda _done, _total: None))
         check = Check(sizes=[list(sizes) for sizes in SIZES], largest_difference=largest, quality_loss_db=None)
-        manifest = _manifest(tokenizer, settings, counts, name=name, files=files, check=check)
-        if settings.calibration is not None:
-            images = calibration_images(settings.calibration, manifest)
+        manifest = _manifest(tokenizer, settings, counts, name=name, latent=latent, files=files, check=check)
+        if images:
             files, loss = quantise(place, manifest, images)
             check = replace(check, quality_loss_db=loss)
             manifest = replace(manifest, precision="int8", graphs=files, check=check)
@@ -136,6 +138,7 @@ def _manifest(
     steps: Sequence[int],
     *,
     name: str,
+    latent: Latent,
     files: dict[str, GraphFile],
     check: Check,
 ) -> Manifest:
@@ -148,7 +151,7 @@ def _manifest(
         description=tokenizer.config.description,
         versions={"stepladder": __version__, **versions(settings.backend)},
         opset=None if settings.backend == "torch" else settings.opset,
-        latent=_latent(tokenizer),
+        latent=latent,
         ladder=_ladder(tokenizer, steps, settings.noise),
         seeds=SEEDS if settings.noise == "drawn" else "A decode takes no noise.",
         tile=tokenizer.tile_side(),

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.errors import ConfigError, ExportError, MissingDependencyError
+from stepladder.errors import ConfigError, ExportError
 from stepladder.export.backends import Written
 from stepladder.export.weights import share_weights
 from stepladder.pictures import centre_crop_resize, image_files, load_image, to_array
@@ -40,8 +40,8 @@ _MOST, _FEWEST = 64, 4
 """Images that are used, half of them to calibrate and half to check."""
 
 
-def calibration_images(folder: Path, manifest: Manifest) -> list[Array]:
-    """Images (1, 3, S, S) of a folder, cut to the central square.
+def calibration_images(folder: Path, side: int = 0) -> list[Array]:
+    """Images (1, 3, S, S) of a folder, cut to the central square; of `side`, 0 for one that any model takes.
 
     Raises:
         ConfigError: If there are too few.
@@ -53,9 +53,8 @@ def calibration_images(folder: Path, manifest: Manifest) -> list[Array]:
             f"Folder {folder} holds {len(files)} images. At least {_FEWEST} are needed to calibrate and check int8. "
             "Name a folder with more, of the kind that will be decoded."
         )
-    side = manifest.latent.side or _SIDE
     picked = files[:: -(-len(files) // _MOST)]
-    return [to_array(centre_crop_resize(load_image(file), side))[None] for file in picked]
+    return [to_array(centre_crop_resize(load_image(file), side or _SIDE))[None] for file in picked]
 
 
 def quantise(folder: Path, manifest: Manifest, images: Sequence[Array]) -> tuple[dict[str, GraphFile], float]:
@@ -71,9 +70,10 @@ def quantise(folder: Path, manifest: Manifest, images: Sequence[Array]) -> tuple
 
     Raises:
         ExportError: If it loses more than `MAX_LOSS_DB`.
-        MissingDependencyError: If nncf is not installed.
     """
-    nncf = _nncf()
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     calibrating, checking = images[::2], images[1::2]
     model = _Watched(folder, manifest)
     latents = [model.encode(image).latent for image in images]
@@ -109,18 +109,6 @@ class _Watched(Model):
         """As in a model."""
         self.seen.setdefault(name, []).append({key: inputs[key].copy() for key in self.manifest.graphs[name].inputs})
         return super().call(name, inputs)
-
-
-def _nncf() -> Any:
-    try:
-        import nncf
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "int8 needs the package nncf, which is not installed. It comes with the extra 'openvino'. "
-            "Run pip install 'stepladder[openvino]'."
-        ) from error
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    return nncf
 
 
 def _decode_all(model: Model, latents: Sequence[Array]) -> list[tuple[Array, Array]]:

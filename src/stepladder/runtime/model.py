@@ -178,7 +178,9 @@ class Model:
         graph = self.manifest.graphs[name]
         if name not in self._functions:
             weights = None if graph.weights is None else self.folder / graph.weights
-            self._functions[name] = open_graph(self.folder / graph.file, self.settings, weights=weights)
+            self._functions[name] = open_graph(
+                self.folder / graph.file, self.settings, weights=weights, names=(graph.inputs, graph.outputs)
+            )
         return self._functions[name]({key: np.ascontiguousarray(inputs[key]) for key in graph.inputs})
 
     def _check(self, code: "Encoded | Array", size: tuple[int, int] | None) -> tuple[Array, tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Graphs as functions of arrays, by onnxruntime or by OpenVINO."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,6 +16,7 @@ __all__ = ["Array", "Engine", "Function", "Precision", "open_graph", "pick_engin
 Array: TypeAlias = NDArray[Any]
 Function: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 """From inputs to outputs, by their names."""
+Names: TypeAlias = Sequence[str]
 Engine: TypeAlias = Literal["onnxruntime", "openvino"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "auto"]
 """What OpenVINO computes in: "auto" is bfloat16 where the processor has it. onnxruntime computes in float32."""
@@ -63,22 +65,27 @@ def pick_engine(backend: str, engine: str | None, precision: str, threads: int) 
     return Settings(engine=chosen, precision=precision, threads=threads)  # type: ignore[arg-type]
 
 
-def open_graph(path: Path, settings: Settings, *, weights: Path | None = None) -> Function:
+def open_graph(
+    path: Path, settings: Settings, *, weights: Path | None = None, names: tuple[Names, Names] | None = None
+) -> Function:
     """Reads a graph.
 
     Args:
         path: The graph.
         settings: How it is run.
         weights: Where those of an OpenVINO graph are; None for a file of the same name. ONNX graphs name theirs.
+        names: Inputs and outputs that it must have; None for any.
 
     Raises:
         MissingDependencyError: If the engine is not installed.
-        CheckpointError: If it does not take the graph.
+        CheckpointError: If it does not take the graph, or the graph is another one.
     """
-    return _onnxruntime(path, settings) if settings.engine == "onnxruntime" else _openvino(path, settings, weights)
+    if settings.engine == "onnxruntime":
+        return _onnxruntime(path, settings, names)
+    return _openvino(path, settings, weights, names)
 
 
-def _onnxruntime(path: Path, settings: Settings) -> Function:
+def _onnxruntime(path: Path, settings: Settings, expected: tuple[Names, Names] | None) -> Function:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -91,6 +98,8 @@ def _onnxruntime(path: Path, settings: Settings) -> Function:
     except Exception as error:  # its exceptions have no common base
         raise _refused(path, "onnxruntime", error) from error
     names = [output.name for output in session.get_outputs()]
+    if expected:
+        _check_names(path, expected, [[each.name] for each in session.get_inputs()], [[name] for name in names])
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         try:
@@ -101,7 +110,7 @@ def _onnxruntime(path: Path, settings: Settings) -> Function:
     return run
 
 
-def _openvino(path: Path, settings: Settings, weights: Path | None) -> Function:
+def _openvino(path: Path, settings: Settings, weights: Path | None, expected: tuple[Names, Names] | None) -> Function:
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -117,6 +126,9 @@ def _openvino(path: Path, settings: Settings, weights: Path | None) -> Function:
         compiled = core.compile_model(model, "CPU", config)
     except RuntimeError as error:
         raise _refused(path, "OpenVINO", error) from error
+    if expected:
+        ports = ([sorted(port.get_names()) for port in side] for side in (compiled.inputs, compiled.outputs))
+        _check_names(path, expected, *ports)
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -127,6 +139,16 @@ def _openvino(path: Path, settings: Settings, weights: Path | None) -> Function:
         return {name: np.array(found[name]) for name in names}  # its own memory is reused
 
     return run
+
+
+def _check_names(path: Path, expected: tuple[Names, Names], inputs: list[list[str]], outputs: list[list[str]]) -> None:
+    """Each input and output of a graph may have several names."""
+    for what, wanted, found in zip(("inputs", "outputs"), expected, (inputs, outputs), strict=True):
+        if len(wanted) != len(found) or not set(wanted) <= set(chain.from_iterable(found)):
+            there = ", ".join(map("/".join, found))
+            raise CheckpointError(
+                f"{path} is another graph: its {what} are {there}. Accepted: {', '.join(wanted)}. Export it again."
+            )
 
 
 def _missing(package: str) -> MissingDependencyError:
