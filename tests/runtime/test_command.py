@@ -65,6 +65,23 @@ def test_without_noise_there_is_no_seed(folder, tokenizer, photo, tmp_path, caps
     )
 
 
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder, photo, tmp_path, capsys):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(photo.read_bytes()[:60])
+    latents, out = tmp_path / "z.safetensors", tmp_path / "out"
+    for words in (
+        ["reconstruct", folder, torn, photo, "--out", out],
+        ["encode", folder, torn, photo, "--out", latents],
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            main([str(word) for word in words])
+        assert capsys.readouterr().err.startswith("error: Cannot read image")
+    assert [path.name for path in out.iterdir()] == ["photo.png"]
+    assert [stored.name for stored in read_latents(latents).latents] == ["photo"]
+    assert refused(capsys, "encode", folder, torn, "--out", tmp_path / "none")[0] == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_nothing_is_overwritten(folder, photo, tmp_path, capsys):
     out = tmp_path / "out"
     main(["reconstruct", str(folder), str(photo), "--out", str(out)])

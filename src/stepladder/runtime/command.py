@@ -5,20 +5,20 @@
     stepladder-runtime decode DIR z.safetensors --out FOLDER
     stepladder-runtime reconstruct DIR IMAGE... --out FOLDER
 
-Latent files are those of `stepladder`. Results go to stdout; an error is one line. Exit codes: 0 done, 1 failed, 2
-wrong usage.
+Latent files are those of `stepladder`. Results go to stdout; an error is one line. An image that cannot be read does
+not stop the others. Exit codes: 0 done, 1 failed, also for one image, 2 wrong usage.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stepladder.configs import unstructure
-from stepladder.errors import ConfigError, DataError, OutputError, StepladderError
+from stepladder.errors import ConfigError, DataError, ImageError, OutputError, StepladderError
 from stepladder.pictures import from_array, load_image, save_png, to_array
 from stepladder.runtime.model import Model, load
 from stepladder.seeds import seed_of
@@ -31,10 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the `stepladder-runtime` script."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        complete = options.run(options)
     except (StepladderError, OSError, MemoryError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
+        _say(error)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    if not complete:
+        sys.exit(1)
+
+
+def _say(error: Exception) -> None:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
+
+
+def _each(paths: Sequence[Path], work: Callable[[Path], None]) -> bool:
+    """Works on each image; whether all could be read."""
+    complete = True
+    for path in paths:
+        try:
+            work(path)
+        except ImageError as error:
+            _say(error)
+            complete = False
+    return complete
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,19 +86,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _info(options: argparse.Namespace) -> None:
+def _info(options: argparse.Namespace) -> bool:
     print(json.dumps(unstructure(load(options.model).manifest), indent=2))  # noqa: T201
+    return True
 
 
-def _encode(options: argparse.Namespace) -> None:
+def _encode(options: argparse.Namespace) -> bool:
     model = _load(options)
     _check_free([options.out], options)
     check_names(path.stem for path in options.images)
-    latents = []
-    for path in options.images:
+    latents: list[Stored] = []
+
+    def encode(path: Path) -> None:
         code = model.encode(to_array(load_image(path))[None], tile=options.tile)
         values = code.latent[0] if code.indices is None else code.indices[0]
         latents.append(Stored(name=path.stem, values=values, size=code.size))
+
+    complete = _each(options.images, encode)
+    if not latents:
+        return False
     known = model.manifest.latent
     content = Content(
         model=model.manifest.model,
@@ -90,9 +114,10 @@ def _encode(options: argparse.Namespace) -> None:
     )
     write_content(options.out, content, force=options.force)
     print(options.out)  # noqa: T201
+    return complete
 
 
-def _decode(options: argparse.Namespace) -> None:
+def _decode(options: argparse.Namespace) -> bool:
     model, content = _load(options), read_content(options.latents)
     known = model.manifest.latent
     if (content.fingerprint, content.codebook_size) != (known.fingerprint, known.codebook_size):
@@ -109,17 +134,21 @@ def _decode(options: argparse.Namespace) -> None:
         seeds = _seeds(model, stored.name, options)
         image = model.decode(latent, seeds=seeds, size=stored.size, tile=options.tile, noise=options.noise)
         _save(image, targets[stored.name], options)
+    return True
 
 
-def _reconstruct(options: argparse.Namespace) -> None:
+def _reconstruct(options: argparse.Namespace) -> bool:
     model = _load(options)
     check_names(path.stem for path in options.images)
     targets = {path: options.out / f"{path.stem}.png" for path in options.images}
     _check_free(list(targets.values()), options)
-    for path, target in targets.items():
+
+    def reconstruct(path: Path) -> None:
         code = model.encode(to_array(load_image(path))[None], tile=options.tile)
         seeds = _seeds(model, path.stem, options)
-        _save(model.decode(code, seeds=seeds, tile=options.tile, noise=options.noise), target, options)
+        _save(model.decode(code, seeds=seeds, tile=options.tile, noise=options.noise), targets[path], options)
+
+    return _each(options.images, reconstruct)
 
 
 def _load(options: argparse.Namespace) -> Model:
