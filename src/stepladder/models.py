@@ -26,6 +26,12 @@ class ModelSpec:
     def __str__(self) -> str:
         return self.name if self.steps is None else f"{self.name}@{self.steps}"
 
+    @property
+    def short(self) -> str:
+        """As others may read it: of a folder, without where it lies on this machine."""
+        path = Path(self.name)
+        return str(ModelSpec(path.resolve().name if path.is_dir() else self.name, self.steps))
+
 
 def parse_model_spec(text: str) -> ModelSpec:
     """Reads `MODEL` or `MODEL@N`.

@@ -1,6 +1,7 @@
 """`stepladder export`; what it writes is tested in tests/export."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +13,11 @@ def test_export_of_one_format_prints_what_it_wrote(run, model, monkeypatch):
     monkeypatch.setattr(
         folder, "graphs", lambda *args, **options: [g for g in kept(*args, **options) if g.name == "context"]
     )
-    result = run("export", "torch", f"{model}@1", "--out", "out", "--json")
+    result = run("export", "torch", f"{Path(model).resolve()}@1", "--out", "out", "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["backend"] == "torch"
-    assert report["model"] == f"{model}@1"
+    assert report["model"] == f"{Path(model).resolve().name}@1"  # not where it lies
     assert report["graphs"]["context"]["inputs"] == ["latent"]
     assert report["check"]["largest_difference"] < 1e-5
     assert report["bytes"] > 1000

@@ -90,8 +90,7 @@ def _offered(models: Sequence[str], device: str, encoder: str | None) -> "list[O
     offered: dict[str, Offered] = {}
     for text in models:
         tokenizer, spec = load_model(text, device)
-        short = Path(spec.name).name if Path(spec.name).is_dir() else spec.name
-        name = short if spec.steps is None else f"{short}@{spec.steps}"
+        name = spec.short
         if name in offered:
             raise ConfigError(f"Two models are called {name}. Names on the page differ. Leave one of them out.")
         offered[name] = Offered(name=name, tokenizer=tokenizer, steps=spec.steps)

@@ -72,7 +72,7 @@ def export(
             tokenizer,
             out,
             settings,
-            name=str(spec),
+            name=spec.short,
             force=force,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
