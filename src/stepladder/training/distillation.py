@@ -69,7 +69,8 @@ def distill(
 
     Raises:
         CheckpointError: If the teacher cannot be loaded.
-        ConfigError: If it is to be guided, and has no null latent.
+        ConfigError: If it is to be guided, and has no null latent; or if an initial estimate shall not learn that no
+            layers of its own make.
         OutputError: If the folder holds another run, or cannot be written.
         DataError: If the data cannot be used.
         TrainingError: If the loss stops being finite.
@@ -79,6 +80,8 @@ def distill(
         teacher = Tokenizer.from_pretrained(config.teacher)
         student = make_student(teacher)
         _open_encoder(student, config)
+        if not config.train_initial:
+            _freeze_initial(student)
         rate = 1.0 if config.optimiser.linear_rate_scale is None else config.optimiser.linear_rate_scale
         match config.recipe:
             case RegressConfig() as recipe:
@@ -102,6 +105,17 @@ def _open_encoder(student: Tokenizer, config: DistillConfig) -> None:
         raise ConfigError(
             f"encoder '{config.encoder}' does not fit teacher '{config.teacher}', which holds its own. Leave it out."
         )
+
+
+def _freeze_initial(student: Tokenizer) -> None:
+    """Keeps the layers that make the initial estimate as the teacher has them."""
+    layers = student.decoder.network.initial_layers
+    if layers is None:
+        raise ConfigError(
+            "train_initial = false does not fit a decoder that makes no initial estimate by layers of its own. "
+            "Accepted: decoders of kind 'conv'. Leave it out."
+        )
+    layers.requires_grad_(False)
 
 
 def make_student(teacher: Tokenizer) -> Tokenizer:

@@ -166,5 +166,8 @@ class DistillConfig(ImageRunConfig):
     """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
     encoder: str | None = None
     """Path of the frozen encoder, for a teacher without one of its own; by default the one that the teacher names."""
+    train_initial: bool = True
+    """Whether the layers that make the initial estimate learn, too. Where they are large, they can do the work of the
+    stages, which then fall silent."""
     recipe: RegressConfig | AdversarialConfig = field(default_factory=RegressConfig)
     """How the teacher teaches."""
