@@ -26,7 +26,7 @@ from stepladder.measure.benchmarking import benchmark
 from stepladder.measure.contenders import Contender, tokenizer_contender
 from stepladder.presets import photo
 from stepladder.tokenizer import Tokenizer
-from stepladder.tokenizer_config import TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 
 LADDERS = (1, 2, 3, 4)
 """Scales, with one step on each."""
@@ -59,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def contenders(config: TokenizerConfig) -> list[Contender]:
     """One step on each of K scales, then several steps at full resolution; all of the same network."""
-    ladders = {
-        stages: Tokenizer(replace(config, ladder=replace(config.ladder, num_stages=stages))).eval()
-        for stages in LADDERS
-    }
+    ladders = {stages: Tokenizer(replace(config, ladder=LadderConfig(num_stages=stages))).eval() for stages in LADDERS}
     climbs = [tokenizer_contender(f"K={stages}", tokenizer, 1) for stages, tokenizer in ladders.items()]
     return climbs + [tokenizer_contender("K=1", ladders[1], steps) for steps in STEPS]
 

@@ -20,6 +20,7 @@ import torch
 
 from stepladder import __version__
 from stepladder.data import ImageSource, evaluation_images, open_source
+from stepladder.encoders import FrozenEncoder
 from stepladder.errors import StepladderError
 from stepladder.layouts import TokenLayout
 from stepladder.measure.metrics import psnr, quantise
@@ -60,11 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def released() -> list[str]:
-    """The models of this repository, which decode in at most `MOST_STEPS` steps a stage."""
+    """The models of this repository that can encode, in at most `MOST_STEPS` steps a stage."""
     found = []
     for folder in sorted(MODELS.iterdir()):
         name = os.path.relpath(folder) if (folder / "config.json").is_file() else folder.name  # the embedded one
-        found.append(f"{name}@{min(MOST_STEPS, Tokenizer.from_pretrained(name).steps_per_stage)}")
+        tokenizer = Tokenizer.from_pretrained(name)
+        if not isinstance(tokenizer.encoder, FrozenEncoder):
+            found.append(f"{name}@{min(MOST_STEPS, tokenizer.steps_per_stage)}")
     return found
 
 
