@@ -161,6 +161,10 @@ class Idle:
         del self._busy[worker]
         return worker, Entry(shard=piece.name, images=1, files={})
 
+    def has(self, worker: int) -> bool:
+        """None of them dies."""
+        return True
+
     def close(self) -> None:
         """Nothing to end."""
 

@@ -52,7 +52,8 @@ class CropConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.size <= MAX_SIDE:
             raise ConfigError(
-                f"Crop size is {quoted(self.size)}. It must be 1 to {MAX_SIDE:,} pixels. Set crop.size, for example 128."
+                f"Crop size is {quoted(self.size)}. It must be 1 to {MAX_SIDE:,} pixels. Set crop.size, for example "
+                "128."
             )
         scales = (self.min_scale, self.max_scale)
         if not (all(math.isfinite(s) for s in scales) and 0 < self.min_scale <= self.max_scale):
