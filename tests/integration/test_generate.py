@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_one_line(place, run_folder, prior, latents, tmp_pa
     pq.write_table(pa.table({"image": [b""]}), tmp_path / "bare.parquet")
     with pytest.raises(DataError, match="has no whole numbers in a column 'label'"):
         open_labelled(str(tmp_path / "bare.parquet"))
-    with pytest.raises(ConfigError, match=r"batch_size 0 is less than 1\. Pass 1 or more"):
+    with pytest.raises(ConfigError, match=r"batch_size 0 is less than 1\. Pass 1 to 65,536\."):
         replace(CONFIG, batch_size=0)
     with pytest.raises(ConfigError, match=r"class_dropout 1 is outside \[0, 1\)\."):
         replace(CONFIG, class_dropout=1)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from stepladder.training.autoencoder import TokenizerObjective, train
 from stepladder.training.config import dump
 from stepladder.training.interruption import Interruption
 from stepladder.training.state import latest_state, load_state
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Who starts the tests in the background may have SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 ENDLESS = """
 import sys

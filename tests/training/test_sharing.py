@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return Tokenizer.from_pretrained(folder / "model").state_dict()
 
 
+def first_record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "records.jsonl").read_text("utf-8").splitlines()[0])
+
+
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
     """How far two models are from each other, against how far they went."""
     between = sum((one[name] - other[name]).square().sum() for name in start)
@@ -146,7 +151,7 @@ def distillations(make_distillation, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distillations")
     for recipe in ("regress", "adversarial"):
         config = make_distillation(recipe, stages=2, batch_size=2)
-        if recipe == "regress":  # features close to zero enlarge what the order of pixels in memory changes
+        if recipe == "regress":  # without features, so that it is the same to a few digits
             config = replace(config, recipe=replace(config.recipe, perceptual_weight=0.0))
         (folder / f"{recipe}.json").write_text(dump(config))
         (folder / f"{recipe}-shards.json").write_text(dump(replace(config, shard=True)))
@@ -158,8 +163,12 @@ def distillations(make_distillation, tmp_path_factory):
 def test_a_divided_student_learns_what_a_whole_one_learns(distillations, teachers, recipe):
     start = Tokenizer.from_pretrained(teachers[2]).state_dict()
     one, other = weights(distillations / recipe), weights(distillations / f"{recipe}-shards")
-    assert 0 <= apart(one, other, start) < 2e-3
+    # Features close to zero enlarge what the order of pixels in memory changes, and moments of Adam enlarge it again.
+    assert 0 <= apart(one, other, start) < (0.2 if recipe == "adversarial" else 2e-3)
     assert apart(one, start, start) == pytest.approx(1)
+    first, divided = (first_record(distillations / name) for name in (recipe, f"{recipe}-shards"))
+    assert divided["losses"] == pytest.approx(first["losses"], rel=1e-5)
+    assert divided["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("recipe", ["regress", "adversarial"])
