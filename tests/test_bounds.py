@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stepladder.bottlenecks import FSQConfig, KLConfig, VQConfig
-from stepladder.configs import MAX_STEPS, check_between
+from stepladder.bounds import MAX_STEPS
+from stepladder.configs import check_between
 from stepladder.data import open_source
 from stepladder.decoders import ConvDecoderConfig, MMDiTDecoderConfig
 from stepladder.encoders import ConvEncoderConfig, MMDiTEncoderConfig

@@ -18,7 +18,6 @@ from stepladder.errors import ConfigError
 
 __all__ = [
     "MAX_DEPTH",
-    "MAX_STEPS",
     "MAX_WIDTH",
     "check_between",
     "check_number",
@@ -31,8 +30,6 @@ MAX_WIDTH = 16_384
 """Most channels or features of one layer: far above any in use, and still a network that can be described."""
 MAX_DEPTH = 512
 """Most blocks in a row."""
-MAX_STEPS = 10_000
-"""Most steps in one stage."""
 
 _LONGEST = 80
 """Characters of a value that a message shows."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from stepladder.bounds import MAX_STEPS
 from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE
-from stepladder.configs import MAX_STEPS
 from stepladder.errors import CheckpointError, ConfigError
 
 __all__ = ["ModelSpec", "commit_of", "embedded_models", "find_model", "parse_model_spec"]

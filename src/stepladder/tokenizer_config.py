@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from stepladder.bottlenecks import BottleneckConfig, PlainConfig
-from stepladder.configs import MAX_STEPS, MAX_WIDTH, check_between, check_number
+from stepladder.bounds import MAX_STEPS
+from stepladder.configs import MAX_WIDTH, check_between, check_number
 from stepladder.decoders import ConvDecoderConfig, DecoderConfig
 from stepladder.encoders import ConvEncoderConfig, EncoderConfig, latent_layout
 from stepladder.errors import ConfigError

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stepladder.cli._options import MAX_BATCH
+from stepladder.bounds import MAX_BATCH
 from stepladder.cli._output import counted
 from stepladder.errors import ConfigError
 

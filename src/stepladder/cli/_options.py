@@ -6,10 +6,10 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from stepladder.bounds import MAX_BATCH, MAX_SIDE, MAX_STEPS
+
 __all__ = [
     "DEFAULT_MODEL",
-    "MAX_BATCH",
-    "MAX_SIZE",
     "AutoBatch",
     "Batch",
     "Compile",
@@ -38,11 +38,6 @@ __all__ = [
 DEFAULT_MODEL = "photo"
 
 _MAX_SEED = 2**63 - 1
-MAX_STEPS = 10_000
-"""Equal to that of `stepladder.configs`, which takes long to import."""
-MAX_SIZE = 2**14
-"""Longest side to which images are resized."""
-MAX_BATCH = 2**16
 
 Images: TypeAlias = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of images.", show_default=False)
@@ -152,7 +147,7 @@ Size: TypeAlias = Annotated[
     int | None,
     typer.Option(
         min=1,
-        max=MAX_SIZE,
+        max=MAX_SIDE,
         metavar="N",
         help="Cut each image to its central square and resize it to N x N first. Without it, images stay as they are.",
         show_default=False,

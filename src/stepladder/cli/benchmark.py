@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stepladder.bounds import MAX_SIDE
 from stepladder.cli._models import load_model, pick_device
 from stepladder.cli._options import (
     DEFAULT_MODEL,
-    MAX_SIZE,
     Batch,
     Compile,
     Device,
@@ -60,7 +60,7 @@ Sizes = Annotated[
     typer.Option(
         "--size",
         min=1,
-        max=MAX_SIZE,
+        max=MAX_SIDE,
         metavar="PIXELS",
         help="Side of the images, 256 by default; may be repeated.",
         show_default=False,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from stepladder.bounds import MAX_SIDE
 from stepladder.cli._models import pick_device
 from stepladder.cli._options import (
     DEFAULT_MODEL,
-    MAX_SIZE,
     Compile,
     Device,
     Encoder,
@@ -96,7 +96,7 @@ Size = Annotated[
     int | None,
     typer.Option(
         min=1,
-        max=MAX_SIZE,
+        max=MAX_SIDE,
         metavar="N",
         help="Cut each image to its central square and resize it to N x N.",
         show_default=False,

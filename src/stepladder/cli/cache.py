@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from stepladder.bounds import MAX_BATCH
 from stepladder.cli._models import pick_device
-from stepladder.cli._options import MAX_BATCH, Device, Force
+from stepladder.cli._options import Device, Force
 from stepladder.cli._output import print_text, progress_bar, say, shown
 from stepladder.cli._training import Config, Overrides
 

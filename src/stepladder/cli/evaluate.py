@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stepladder.bounds import MAX_SIDE
 from stepladder.cli._files import check_outputs, make_folder
 from stepladder.cli._models import open_encoders, pick_device, pick_sampler
 from stepladder.cli._options import (
-    MAX_SIZE,
     Batch,
     Compile,
     Device,
@@ -52,7 +52,7 @@ Models = Annotated[
     ),
 ]
 Size = Annotated[
-    int, typer.Option(min=1, max=MAX_SIZE, metavar="PIXELS", help="Side of the square that images are cut to.")
+    int, typer.Option(min=1, max=MAX_SIDE, metavar="PIXELS", help="Side of the square that images are cut to.")
 ]
 Pictures = Annotated[
     Path | None,

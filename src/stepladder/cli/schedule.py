@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stepladder.bounds import MAX_SIDE
 from stepladder.cli._models import load_model, open_encoders
-from stepladder.cli._options import MAX_SIZE, Device, Encoder, Json
+from stepladder.cli._options import Device, Encoder, Json
 from stepladder.cli._output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ Data = Annotated[
     list[str],
     typer.Argument(metavar="DATA...", help="Folders, .tar shards, Parquet files or a hub id.", show_default=False),
 ]
-Side = Annotated[int, typer.Option("--size", min=1, max=MAX_SIZE, metavar="N", help="Side to which images are cut.")]
+Side = Annotated[int, typer.Option("--size", min=1, max=MAX_SIDE, metavar="N", help="Side to which images are cut.")]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images at most.", show_default=False)]
 Stages = Annotated[
     int | None,

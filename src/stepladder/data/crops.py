@@ -21,13 +21,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from stepladder.bounds import MAX_SIDE
 from stepladder.configs import quoted
 from stepladder.errors import ConfigError
 
-__all__ = ["MAX_SIDE", "CropConfig", "random_crop"]
+__all__ = ["CropConfig", "random_crop"]
 
-MAX_SIDE = 16_384
-"""Longest side of a crop, and of a validation image."""
 _MOST_CROPS = 65_536
 
 

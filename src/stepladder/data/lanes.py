@@ -30,8 +30,6 @@ TRIES = 3
 """How often a remote shard is reopened where it breaks off."""
 
 _ORDER, _BLOCK, _CROP = 2, 3, 4  # random streams of one seed, others than those of random access
-
-
 _MOST = 1_000_000
 """Lanes, or encoded images in one."""
 

@@ -29,7 +29,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepladder.configs import MAX_STEPS, check_number
+from stepladder.bounds import MAX_STEPS
+from stepladder.configs import check_number
 from stepladder.errors import ConfigError
 from stepladder.sampling.denoiser import Denoised, Denoiser
 from stepladder.sampling.grids import time_grid

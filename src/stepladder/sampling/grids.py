@@ -12,7 +12,8 @@ Reference: Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3
 
 from collections.abc import Sequence
 
-from stepladder.configs import MAX_STEPS, check_number
+from stepladder.bounds import MAX_STEPS
+from stepladder.configs import check_number
 from stepladder.sampling.stages import StageSchedule
 
 __all__ = ["steps_per_stage", "time_grid", "time_grids"]

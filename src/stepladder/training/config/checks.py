@@ -3,10 +3,8 @@
 from stepladder.configs import quoted
 from stepladder.errors import ConfigError
 
-__all__ = ["MAX_BATCH", "check_at_least", "check_pixels", "check_share"]
+__all__ = ["check_at_least", "check_pixels", "check_share"]
 
-MAX_BATCH = 65_536
-"""Most images of a batch, or batches of a step: far above any in use."""
 _MAX_PIXELS = 2**32
 """Most pixels that are held as floats at once, in 48 GiB."""
 

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stepladder.bounds import MAX_BATCH, MAX_SIDE
 from stepladder.data import CropConfig, StreamConfig
-from stepladder.data.crops import MAX_SIDE
 from stepladder.data.remote import is_remote
 from stepladder.errors import ConfigError
-from stepladder.training.config.checks import MAX_BATCH, check_at_least, check_pixels
+from stepladder.training.config.checks import check_at_least, check_pixels
 
 __all__ = ["DataConfig", "ImageRunConfig", "OptimiserConfig", "RunConfig"]
 
