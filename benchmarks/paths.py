@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "seed": 0,
         "images": len(originals),
-        "matmul_peak_gflops": None,
+        "peak_gflops": None,
         "rows": rows,
     }
 

@@ -228,8 +228,8 @@ def _caption(record: Mapping[str, Any]) -> str:
         return f"{images}, seed {record['seed']}; {place}, batch {batches}; {origin}"
     sides = ", ".join(str(side) for side in sorted({row["size"] for row in report["rows"]}))
     how = f"{report['dtype']}{', compiled' if report['compiled'] else ''}, batch {report['batch']}"
-    peak = report["matmul_peak_gflops"]
-    limit = f"; peak of a matrix product {peak:.0f} GFLOP/s" if peak else ""
+    peak = report["peak_gflops"]
+    limit = f"; peak {peak:.0f} GFLOP/s" if peak else ""
     return f"Decodes at side {sides}, median of {report['repeats']}, {how}; {place}{limit}; {origin}"
 
 

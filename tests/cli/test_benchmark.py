@@ -13,7 +13,7 @@ from stepladder.measure.contenders import single_pass_contender
 
 @pytest.fixture(autouse=True)
 def peak(monkeypatch):
-    monkeypatch.setattr(benchmarking, "matmul_peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr(benchmarking, "peak_flops", lambda device, dtype: 1e9)
 
 
 @pytest.fixture

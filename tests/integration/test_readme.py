@@ -67,7 +67,7 @@ crop.size = 32
 def test_every_line_of_the_blocks_on_training_runs_one_after_the_other(photographs, monkeypatch):
     state = pytest.importorskip("accelerate.state").AcceleratorState
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr("stepladder.training.hardware.matmul_peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr("stepladder.training.hardware.peak_flops", lambda device, dtype: 1e9)
     Path("config.toml").write_text(f'preset = "tiny"{SHORT}\n[loss]\nperceptual_weight = 0')
     recipe = '[recipe]\nkind = "regress"\nteacher_steps = 2\nperceptual_weight = 0'
     Path("distill.toml").write_text(f'teacher = "runs/first/model"{SHORT}\n{recipe}')

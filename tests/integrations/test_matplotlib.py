@@ -44,7 +44,7 @@ def report(*rows: BenchmarkRow) -> BenchmarkReport:
         repeats=5,
         seed=0,
         noise="drawn",
-        matmul_peak_gflops=1.0,
+        peak_gflops=1.0,
         rows=rows,
     )
 

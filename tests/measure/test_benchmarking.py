@@ -70,7 +70,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def peak(monkeypatch):
-    monkeypatch.setattr(benchmarking, "matmul_peak", lambda device, dtype: PEAK)
+    monkeypatch.setattr(benchmarking, "peak_flops", lambda device, dtype: PEAK)
 
 
 @pytest.fixture
@@ -276,12 +276,12 @@ def test_the_report_is_json_of_the_documented_keys(tokenizer):
         "repeats",
         "seed",
         "noise",
-        "matmul_peak_gflops",
+        "peak_gflops",
         "rows",
     ]
     assert (data["device"], data["dtype"], data["compiled"]) == ("cpu", "float32", False)
     assert (data["batch"], data["repeats"], data["seed"]) == (2, 1, 3)
-    assert data["matmul_peak_gflops"] == PEAK / 1e9
+    assert data["peak_gflops"] == PEAK / 1e9
     (row,) = data["rows"]
     assert list(row) == [f.name for f in fields(BenchmarkRow)]
     assert {"model", "size", "seconds_per_image", "seconds_per_stage", "peak_memory_mib", "faster_than_first"} <= set(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stepladder.measure import profiling
-from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
+from stepladder.measure.profiling import count_flops, describe_environment, peak_flops, peak_memory, synchronise
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -45,7 +45,16 @@ def test_attention_is_counted_on_every_device(device):
 def test_the_peak_is_positive_and_measured_at_least_once():
     cpu = torch.device("cpu")
     synchronise(cpu)
-    assert matmul_peak(cpu, seconds=1e-9) > 1e6
+    assert peak_flops(cpu, seconds=1e-9) > 1e6
+
+
+def test_a_convolution_that_is_faster_than_every_matrix_product_sets_the_peak(monkeypatch):
+    seconds = iter([2.0, 0.5])  # of the matrix product, then of the convolution
+    monkeypatch.setattr(profiling, "_shortest", lambda call, device, budget: next(seconds))
+    convolution = 2 * 128**2 * 9 * 64**2
+    assert peak_flops(torch.device("cpu")) == max(2 * 2048**3 / 2.0, convolution / 0.5)
+    seconds = iter([200.0, 0.5])
+    assert peak_flops(torch.device("cpu")) == convolution / 0.5
 
 
 def test_the_environment_says_where_a_run_was_made_as_json():

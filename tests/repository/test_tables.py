@@ -43,7 +43,7 @@ BENCHMARK = {
     "compiled": False,
     "batch": 1,
     "repeats": 5,
-    "matmul_peak_gflops": 188.4,
+    "peak_gflops": 188.4,
     "rows": [SPEED],
 }
 
@@ -139,8 +139,8 @@ def test_a_benchmark_has_a_table_of_its_own():
     assert second.startswith("| `photo-base@50` |")
     assert second.endswith("| 0.50 x |")
     assert caption == (
-        "Decodes at side 256, median of 5, float32, batch 1; a machine, cpu, 2 threads; peak of a matrix product "
-        "188 GFLOP/s; commit abc1234; `stepladder benchmark`"
+        "Decodes at side 256, median of 5, float32, batch 1; a machine, cpu, 2 threads; peak 188 GFLOP/s; "
+        "commit abc1234; `stepladder benchmark`"
     )
 
 

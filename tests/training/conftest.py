@@ -86,7 +86,7 @@ def make_distillation(make_config, teachers) -> Callable[..., DistillConfig]:
 def _on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(hardware, "matmul_peak", lambda device, dtype: 1e9)
+        patch.setattr(hardware, "peak_flops", lambda device, dtype: 1e9)
         yield
 
 

@@ -34,7 +34,7 @@ def _as_in_a_terminal() -> Iterator[None]:
 ENDLESS = """
 import sys
 from stepladder.training import hardware
-hardware.matmul_peak = lambda *_: 1e9
+hardware.peak_flops = lambda *_: 1e9
 from stepladder.cli import main
 main()
 """

@@ -51,7 +51,7 @@ def test_the_run_folder_holds_what_the_page_says(make_config, photographs, tmp_p
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["processes"] == 1
     assert environment["training_gflop_per_image"] > 0
-    assert {"hardware", "torch", "commit", "threads", "matmul_peak_gflops"} <= set(environment)
+    assert {"hardware", "torch", "commit", "threads", "peak_gflops"} <= set(environment)
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert [record["images_seen"] for record in records] == [8, 16, 24, 32]

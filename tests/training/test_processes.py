@@ -46,7 +46,7 @@ def loader(*arguments, **options):
     for batch in whole(*arguments, **options):
         kept["images"].append(batch.clone())
         yield batch
-whole, batches.training_loader, hardware.matmul_peak = batches.training_loader, loader, lambda *_: 1e9
+whole, batches.training_loader, hardware.peak_flops = batches.training_loader, loader, lambda *_: 1e9
 drawn, loop.batch_seed = loop.batch_seed, seed
 register_optimizer_step_pre_hook(before)
 register_optimizer_step_post_hook(after)

@@ -111,7 +111,7 @@ def save(content, file):
         file.flush()
         os.ftruncate(file.fileno(), file.tell() // 2)
         os._exit(9)
-torch.save, hardware.matmul_peak = save, lambda *_: 1e9
+torch.save, hardware.peak_flops = save, lambda *_: 1e9
 train(load_config(Path(sys.argv[1]), presets={}), Path(sys.argv[2]))
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(stepladder.__file__).parents[1])}

@@ -28,7 +28,7 @@ from stepladder.processes import Processes
 from stepladder.training import hardware, loop
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config
-hardware.matmul_peak = lambda *_: 1e9
+hardware.peak_flops = lambda *_: 1e9
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 def run(config, name, **options):
@@ -130,7 +130,7 @@ from stepladder.processes import Processes
 from stepladder.training import hardware
 from stepladder.training.config import load_distill_config
 from stepladder.training.distillation import distill
-hardware.matmul_peak = lambda *_: 1e9
+hardware.peak_flops = lambda *_: 1e9
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 def run(config, name, **options):

@@ -21,7 +21,7 @@ from pathlib import Path
 from stepladder.training import hardware
 from stepladder.training.autoencoder import train
 from stepladder.training.config import load_config
-hardware.matmul_peak = lambda *_: 1e9
+hardware.peak_flops = lambda *_: 1e9
 torch.set_num_threads(1)
 config, folder = map(Path, sys.argv[1:3])
 for word in sys.argv[3:]:  # the name of a run, and the step at which it stops

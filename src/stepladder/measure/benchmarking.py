@@ -7,7 +7,7 @@ encoded. Each contender decodes before the clock starts. Then they take turns, s
 them alike. The device is synchronised at the end of each stage, and the time of a decode is the sum of its stages. The
 report has medians over the turns, with the fastest and the slowest.
 
-    share of the peak = operations / (time * operations a second of a large matrix product)
+    share of the peak = operations / (time * peak)      the peak: `stepladder.measure.profiling.peak_flops`
 
 Operations and memory are measured in separate decodes, which are not timed.
 """
@@ -26,7 +26,7 @@ from stepladder import __version__
 from stepladder.errors import ConfigError
 from stepladder.layouts import check_side
 from stepladder.measure.contenders import Contender, Setting
-from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak, peak_memory, synchronise
+from stepladder.measure.profiling import count_flops, describe_environment, peak_flops, peak_memory, synchronise
 from stepladder.sampling.randomness import NoiseKind
 
 __all__ = ["BenchmarkReport", "BenchmarkRow", "benchmark"]
@@ -59,7 +59,7 @@ class BenchmarkRow:
     peak_memory_mib: float | None
     """Most memory that a decode of the batch holds beyond weights and latent; None where it cannot be measured."""
     share_of_peak: float
-    """Operations a second over `matmul_peak_gflops`."""
+    """Operations a second over `peak_gflops`."""
     faster_than_first: float
     """Time of the first contender at this size over that of this one."""
 
@@ -85,8 +85,8 @@ class BenchmarkReport:
     seed: int
     noise: NoiseKind
     """Where the noise of tokenizers came from."""
-    matmul_peak_gflops: float
-    """Measured operations a second of a large square matrix product in `dtype`, in 1e9."""
+    peak_gflops: float
+    """Measured peak in `dtype`, in 1e9 operations a second (`stepladder.measure.profiling.peak_flops`)."""
     rows: tuple[BenchmarkRow, ...]
     """By size, then in the order of the contenders."""
 
@@ -136,7 +136,7 @@ def benchmark(
     """
     _check(contenders, sizes=sizes, batch=batch, repeats=repeats, seed=seed)
     device = torch.device(device)
-    peak = matmul_peak(device, dtype)
+    peak = peak_flops(device, dtype)
     rows: list[BenchmarkRow] = []
     for index, size in enumerate(sizes):
         setting = Setting(size=size, batch=batch, dtype=dtype, compile=compile, device=device, seed=seed, noise=noise)
@@ -159,7 +159,7 @@ def benchmark(
         repeats=repeats,
         seed=seed,
         noise=noise,
-        matmul_peak_gflops=peak / 1e9,
+        peak_gflops=peak / 1e9,
         rows=tuple(rows),
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from stepladder.devices import has_fast_bfloat16
 from stepladder.errors import ConfigError
-from stepladder.measure.profiling import count_flops, describe_environment, matmul_peak
+from stepladder.measure.profiling import count_flops, describe_environment, peak_flops
 from stepladder.training.batches import Batch
 from stepladder.training.config import RunConfig
 from stepladder.training.objective import Objective
@@ -67,7 +67,7 @@ def environment(objective: Objective, config: RunConfig, example: Batch, process
     return describe_environment(example.device) | {
         "precision": precision,
         "processes": processes,
-        "matmul_peak_gflops": matmul_peak(example.device, dtype) / 1e9,
+        "peak_gflops": peak_flops(example.device, dtype) / 1e9,
         "training_gflop_per_image": _training_flops(objective, example) / 1e9,
     }
 
