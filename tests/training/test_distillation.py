@@ -80,16 +80,24 @@ def test_a_stop_and_a_resume_change_no_bit_of_student_or_discriminator(make_dist
     assert bool(states[0].discriminator) == (recipe == "adversarial")
 
 
-def objective_of(recipe: str, stages: int = 3):
+def objective_of(recipe: str, stages: int = 3, **changes):
     teacher = make_teacher(stages)
     kinds = {"regress": RegressObjective, "adversarial": AdversarialObjective}
-    return kinds[recipe](make_student(teacher), teacher, RECIPES[recipe], feature_network()).train()
+    return kinds[recipe](make_student(teacher), teacher, replace(RECIPES[recipe], **changes), feature_network()).train()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("stages", [1, 3])
-def test_all_that_learns_gets_a_finite_gradient_and_nothing_else_gets_one(recipe, stages):
-    objective = objective_of(recipe, stages)
+@pytest.mark.parametrize(
+    ("recipe", "stages", "changes"),
+    [
+        ("regress", 1, {}),
+        ("regress", 3, {}),
+        ("adversarial", 1, {}),
+        ("adversarial", 3, {}),
+        ("adversarial", 3, {"every_scale": True}),
+    ],
+)
+def test_all_that_learns_gets_a_finite_gradient_and_nothing_else_gets_one(recipe, stages, changes):
+    objective = objective_of(recipe, stages, **changes)
     objective(images(), 0, 0.5)[0].backward()
     learning = {id(p) for group in objective.optimiser_groups() for p in group.parameters}
     for name, parameter in objective.named_parameters():
@@ -160,6 +168,27 @@ def test_without_the_adversary_the_gradient_is_that_of_the_distances_to_teacher_
     wanted = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)
     assert objective(images(), 0, 0.0)[1]["total"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_with_every_scale_each_stage_is_judged_beside_the_real_image_at_its_side():
+    objective = objective_of("adversarial", every_scale=True)
+    stages = objective.tokenizer.schedule.stages
+    assert len(objective.heads) == len(stages) > 1
+    weights = {"adversarial_share": 0.0, "distillation_weight": 3.0, "pixel_weight": 2.0}
+    config = objective.config = replace(objective.config, **weights)
+    found = student_gradient(objective, 0.0)
+    _, student, teacher = objective.denoisers(images())
+    draw = torch.Generator().manual_seed(0)
+    schedule = objective.tokenizer.schedule
+    rollout = renoised_rollout(student, teacher, schedule, shape=(2, 3, 32, 32), generator=draw, teacher_steps=2)
+    loss = 3 * torch.stack(rollout.errors).sum()
+    for stage, decoded in zip(stages, rollout.images, strict=True):
+        real = torch.nn.functional.avg_pool2d(images(), stage.downscale)
+        loss = loss + 2 * (decoded - real).square().mean()
+        loss = loss + config.perceptual_weight * perceptual_distance(objective.features, decoded, real).mean()
+    parameters = [p for p in objective.tokenizer.parameters() if p.requires_grad]
+    wanted = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)
 
 
 def test_the_discriminator_learns_to_tell_images_from_reconstructions():

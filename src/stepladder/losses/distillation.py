@@ -10,7 +10,7 @@ are two recipes:
     adversarial    The student decodes all stages. At each stage its clean image X is noised again, to a random
                    local time u; the teacher, told that u, goes on from there to its own X':  c(u) |X - X'|^2 with
                    c(u) = 1 / (1+u). The teacher thus moves the image to a likelier one, and a discriminator on the last
-                   image (`adversarial`) corrects what remains.
+                   image, or on that of every stage (`adversarial`), corrects what remains.
 
 In the second, gradients flow through the whole rollout, so a coarse stage also learns to serve the finer ones.
 
@@ -50,8 +50,13 @@ class Rollout:
 
     errors: tuple[Float[Tensor, ""], ...]
     """Distance to the teacher at each stage, coarse first."""
-    image: Float[Tensor, "b c H W"]
-    """The student's image at full resolution."""
+    images: tuple[Float[Tensor, "b c _ _"], ...]
+    """The student's clean image of each stage, coarse first, each at its own side."""
+
+    @property
+    def image(self) -> Float[Tensor, "b c H W"]:
+        """The student's image at full resolution."""
+        return self.images[-1]
 
 
 def shared_start_rollout(
@@ -80,6 +85,7 @@ def shared_start_rollout(
     """
     check_teacher_steps(teacher_steps)
     errors: list[Tensor] = []
+    cleans: list[Tensor] = []
     found: StageEnd | None = None
     wanted: StageEnd | None = None
 
@@ -89,13 +95,13 @@ def shared_start_rollout(
             grid = time_grid(teacher_steps, stage.time_shift)
             wanted = integrate(stage, x, _with_features_of(wanted, previous), denoiser=teacher, grid=grid)
         found = integrate(stage, x, _with_features_of(found, previous), denoiser=student, grid=_ONE_STEP)
+        cleans.append(found.clean)
         errors.append((found.x - wanted.x).square().mean() / (1 - stage.t_end) ** 2)
         return (found if unrolled else wanted).detach()
 
     for _ in run_stages([through] * schedule.num_stages, schedule, shape=shape, generators=generator):
         pass
-    assert found is not None
-    return Rollout(errors=tuple(errors), image=found.clean)
+    return Rollout(errors=tuple(errors), images=tuple(cleans))
 
 
 def renoised_rollout(
@@ -122,11 +128,13 @@ def renoised_rollout(
     """
     check_teacher_steps(teacher_steps)
     errors: list[Tensor] = []
+    cleans: list[Tensor] = []
     wanted: StageEnd | None = None
 
     def through(stage: Stage, x: Tensor, previous: Denoised | None) -> StageEnd:
         nonlocal wanted
         found = integrate(stage, x, previous, denoiser=student, grid=_ONE_STEP)
+        cleans.append(found.clean)
         u = 1 - uniform(x.shape[0], generator)
         with torch.no_grad():
             point = path(found.clean, normal(x.shape, generator), u, stage)
@@ -137,8 +145,9 @@ def renoised_rollout(
         errors.append(((found.clean - wanted.clean).square().mean(dim=(1, 2, 3)) / (1 + u)).mean())
         return found
 
-    *_, last = run_stages([through] * schedule.num_stages, schedule, shape=shape, generators=generator)
-    return Rollout(errors=tuple(errors), image=last.clean)
+    for _ in run_stages([through] * schedule.num_stages, schedule, shape=shape, generators=generator):
+        pass
+    return Rollout(errors=tuple(errors), images=tuple(cleans))
 
 
 def check_teacher_steps(steps: int) -> None:

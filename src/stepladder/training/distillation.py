@@ -34,6 +34,7 @@ from stepladder.losses import (
 from stepladder.sampling.denoiser import Denoiser
 from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generator
+from stepladder.sampling.scales import down
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.coding import coded
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
@@ -206,7 +207,7 @@ class AdversarialObjective(_DistillationObjective):
 
     The losses are balanced at the image: each gives its gradient there, and one backward pass carries their sum through
     the student. Discriminator and student learn from the same batch; the heads see a detached image, and the student
-    sees the heads as constants.
+    sees the heads as constants. With `every_scale`, each stage's image has heads of its own.
     """
 
     features: FeaturePyramid
@@ -222,7 +223,9 @@ class AdversarialObjective(_DistillationObjective):
     ) -> None:
         super().__init__(student, teacher, features, config.guidance, linear_rate_scale)
         self.config = config
-        self.heads = DiscriminatorHeads(features.channels, config.head_width)
+        stages = student.schedule.num_stages
+        self.judged = range(stages) if config.every_scale else range(stages - 1, stages)
+        self.heads = nn.ModuleList(DiscriminatorHeads(features.channels, config.head_width) for _ in self.judged)
 
     def discriminator(self) -> nn.Module:
         """The heads on the feature network."""
@@ -247,32 +250,46 @@ class AdversarialObjective(_DistillationObjective):
             generator=generator(seed, images.device),
             teacher_steps=config.teacher_steps,
         )
-        with torch.enable_grad():
-            # Not a leaf: hooks of profilers on the inputs of a module do not take one inside autograd.grad.
-            image = rollout.image.detach().requires_grad_().clone()
-            found = self.features.pyramid(image)
-            with torch.no_grad():
-                real = self.features.pyramid(images)
-            perceptual = feature_distance(found, real).mean()
-            adversarial = student_loss(self.heads(found))
-            pixels = (rollout.image - images).square().mean()
-            distance = config.distillation_weight * torch.stack(rollout.errors).sum() + config.pixel_weight * pixels
-            (towards_both,) = torch.autograd.grad(distance, rollout.image, retain_graph=True)
-            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=True)
-            (towards_fooling,) = torch.autograd.grad(adversarial, image)
-        share = config.adversarial_share if progress >= config.adversarial_from else 0.0
-        gradient = balanced_gradient(towards_both + towards_real, towards_fooling, share) - towards_both
-        discriminator = discriminator_loss(self.heads(real), self.heads([layer.detach() for layer in found]))
-        total = distance + config.perceptual_weight * perceptual
-        losses = {
-            "total": total,
+        stages = self.tokenizer.schedule.stages
+        losses = [
+            self._judge(rollout, i, down(images, stages[i].downscale), heads, progress)
+            for i, heads in zip(self.judged, self.heads, strict=True)
+        ]
+        backward, *parts = (torch.stack(values).sum() for values in zip(*losses, strict=True))
+        pixels, perceptual, adversarial, discriminator = parts
+        distance = config.distillation_weight * torch.stack(rollout.errors).sum() + config.pixel_weight * pixels
+        return distance + backward + discriminator, {
+            "total": distance + config.perceptual_weight * perceptual,
             **_by_stage(rollout),
             "pixels": pixels,
             "perceptual": perceptual,
             "adversarial": adversarial,
             "discriminator": discriminator,
         }
-        return distance + (rollout.image * gradient).sum() + discriminator, losses
+
+    def _judge(
+        self, rollout: Rollout, stage: int, real: Tensor, heads: nn.Module, progress: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What one stage's image has of features and heads, for the backward pass; then its losses by name."""
+        config = self.config
+        decoded = rollout.images[stage]
+        with torch.enable_grad():
+            # Not a leaf: hooks of profilers on the inputs of a module do not take one inside autograd.grad.
+            image = decoded.detach().requires_grad_().clone()
+            found = self.features.pyramid(image)
+            with torch.no_grad():
+                wanted = self.features.pyramid(real)
+            perceptual = feature_distance(found, wanted).mean()
+            adversarial = student_loss(heads(found))
+            pixels = (decoded - real).square().mean()
+            distance = config.distillation_weight * rollout.errors[stage] + config.pixel_weight * pixels
+            (towards_both,) = torch.autograd.grad(distance, decoded, retain_graph=True)
+            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=True)
+            (towards_fooling,) = torch.autograd.grad(adversarial, image)
+        share = config.adversarial_share if progress >= config.adversarial_from else 0.0
+        gradient = balanced_gradient(towards_both + towards_real, towards_fooling, share) - towards_both
+        discriminator = discriminator_loss(heads(wanted), heads([layer.detach() for layer in found]))
+        return (decoded * gradient).sum(), pixels, perceptual, adversarial, discriminator
 
 
 def _by_stage(rollout: Rollout) -> dict[str, Tensor]:

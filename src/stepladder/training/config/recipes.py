@@ -145,6 +145,8 @@ class AdversarialConfig:
     """Share of the run in which only the discriminator learns from this loss."""
     head_width: int = 64
     """Channels of the discriminator's heads."""
+    every_scale: bool = False
+    """Whether image, features and discriminator judge what each stage decodes, at its side, or the last stage alone."""
     head_rate: float = 1.0
     """Rate of the discriminator, relative to the student's."""
     guidance: GuidanceConfig | None = None
