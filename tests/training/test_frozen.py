@@ -97,9 +97,34 @@ def test_each_pass_of_the_cache_holds_every_photograph_and_validation_images_too
     assert len({image.numpy().tobytes() for image in images[:8]}) == 8
     assert {image.numpy().tobytes() for image in images[:8]} == {image.numpy().tobytes() for image in images[8:]}
     assert len(open_pairs(str(files[1]))) == 3
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already, and holds no crops of this run"):
         cache_latents(config, tmp_path)
-    cache_latents(config, tmp_path, force=True)
+    assert [file.name for file in cache_latents(config, tmp_path, force=True)] == ["train-00000.parquet"]
+    assert [file.name for file in tmp_path.glob("*.parquet")] == ["train-00000.parquet"]  # nothing of before beside it
+
+
+def test_an_interrupted_cache_goes_on_where_it_was(config, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepladder.training.cache._ROWS", 5)
+    data = replace(config.data, validation=[str(photographs)], validation_images=3, validation_size=32)
+    config = replace(config, data=data)
+    whole = [file.read_bytes() for file in cache_latents(config, tmp_path / "whole", passes=2)]
+    folder = tmp_path / "parts"
+
+    def interrupt(done: int, _total: int) -> None:
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_latents(config, folder, passes=2, on_progress=interrupt)
+    (folder / ".0123.tmp.parquet").write_bytes(b"of a process that was killed")
+    before = {file: file.stat().st_mtime_ns for file in sorted(folder.glob("train-*"))}
+    assert len(before) == 2
+    files = cache_latents(config, folder, passes=2)
+    assert [file.read_bytes() for file in files] == whole
+    assert {file: file.stat().st_mtime_ns for file in files[:2]} == before
+    for other in (replace(config, seed=5), replace(config, tokenizer=on(write_onnx_encoder(tmp_path / "b", seed=1)))):
+        with pytest.raises(OutputError, match="train-00000.parquet exists already, and holds no crops of this run"):
+            cache_latents(other, folder, passes=2)
 
 
 def test_a_run_on_files_validates_on_files_and_resumes_bit_for_bit(config, photographs, tmp_path):

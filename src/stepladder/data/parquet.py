@@ -28,13 +28,15 @@ from stepladder.images import to_png
 if TYPE_CHECKING:
     from stepladder.data.pairs import CodedImages
 
-__all__ = ["CACHE_BYTES", "FINGERPRINT_KEY", "ParquetImages", "ParquetPairs", "write_pairs"]
+__all__ = ["CACHE_BYTES", "FINGERPRINT_KEY", "ParquetImages", "ParquetPairs", "read_origin", "write_pairs"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of row groups one source keeps in each process."""
 
 FINGERPRINT_KEY = b"stepladder.fingerprint"
 """Of the metadata of a file: JSON of the fingerprint of the encoder that made its latents."""
+_ORIGIN_KEY = b"stepladder.origin"
+"""Of the metadata of a file: what says which crops it holds."""
 _GROUP = 8
 """Rows of a row group that is written: what is read for one image."""
 _LATENT = "latent"
@@ -115,13 +117,16 @@ class ParquetPairs:
         return self._images.key(index)
 
 
-def write_pairs(path: Path, batches: Iterable[CodedImages], fingerprint: Sequence[float], *, force: bool) -> None:
+def write_pairs(
+    path: Path, batches: Iterable[CodedImages], fingerprint: Sequence[float], *, origin: str, force: bool
+) -> None:
     """Writes images as PNG, and their latents in half precision beside them, to one file.
 
     Args:
         path: The file, written whole or not at all.
         batches: Images in [-1, 1] and their raw latents.
         fingerprint: Of the encoder.
+        origin: Says which crops they are, for `read_origin`.
         force: Whether a file that is there may be replaced.
 
     Raises:
@@ -130,7 +135,7 @@ def write_pairs(path: Path, batches: Iterable[CodedImages], fingerprint: Sequenc
     """
     schema = pa.schema(
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), (_LATENT, pa.binary())],
-        metadata={FINGERPRINT_KEY: json.dumps(list(fingerprint)).encode()},
+        metadata={FINGERPRINT_KEY: json.dumps(list(fingerprint)).encode(), _ORIGIN_KEY: origin.encode()},
     )
     rows: list[dict[str, Any]] = []
     for batch in batches:
@@ -147,6 +152,15 @@ def write_pairs(path: Path, batches: Iterable[CodedImages], fingerprint: Sequenc
     write_atomically(
         path, lambda place: pq.write_table(table, place, row_group_size=_GROUP, compression="none"), force=force
     )
+
+
+def read_origin(path: Path) -> tuple[str, list[float]] | None:
+    """What `write_pairs` was told of a file: its origin and the fingerprint; None of any other file."""
+    try:
+        known = pq.read_schema(path).metadata or {}
+        return known[_ORIGIN_KEY].decode(), [float(value) for value in parse_json(known[FINGERPRINT_KEY])]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 class _Column:

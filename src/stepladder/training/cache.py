@@ -2,18 +2,25 @@
 
 Crop n is the n-th of the stream that training itself would draw with the same configuration, so that each pass over the
 data holds every photograph once. Training then cuts smaller windows from them (`data.pairs`).
+
+Each file is written whole or not at all, and says which crops it holds. So an interrupted cache goes on with the first
+file that is missing.
 """
 
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from stepladder.configs import unstructure
 from stepladder.data import CodedImages, TrainingCrops, evaluation_images, open_source
 from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
+from stepladder.encoders.fingerprint import TOLERANCE, distance
 from stepladder.errors import ConfigError, OutputError
 from stepladder.training.config import TrainConfig
 
@@ -38,6 +45,8 @@ def cache_latents(
 ) -> list[Path]:
     """Writes `train-*.parquet`, and `validation-*.parquet` where the run has validation images.
 
+    Files of the same crops and the same encoder that are there stay as they are, unless `force` is set.
+
     Args:
         config: The run. `data.crop` says how crops are cut; validation images are cut as evaluations cut them.
         folder: Made if it is missing.
@@ -48,21 +57,27 @@ def cache_latents(
         on_progress: Called with the images written, and all of them.
 
     Returns:
-        The files.
+        The files, also those that were there.
 
     Raises:
         ConfigError: If the encoder of the run is no frozen one, its data holds latents already, or a crop is no whole
             number of cells.
-        OutputError: If the folder holds Parquet files already, or one cannot be written.
+        OutputError: If the folder holds other Parquet files, or one cannot be written.
         CheckpointError: If the encoder is not there.
         DataError: If no image is readable.
     """
     from stepladder.data.parquet import write_pairs
 
     encoder = _encoder(config)
-    if not force and (there := sorted(folder.glob("*.parquet"))):
-        raise OutputError(f"{there[0]} exists already. Name another folder, or allow to replace it (force).")
     fingerprint = encoder.measure_fingerprint()
+    origin = _origin(config, passes)
+    there = _files_in(folder)
+    kept = set() if force else {path for path in there if _is_of(path, origin, fingerprint)}
+    if not force and (others := [path for path in there if path not in kept]):
+        raise OutputError(
+            f"{others[0]} exists already, and holds no crops of this run. Name another folder, or allow to replace it "
+            "(force)."
+        )
     crops = len(open_source(config.data.train)) * passes
     groups = {"train": _crops(config, crops)}
     if config.data.validation:
@@ -73,11 +88,41 @@ def cache_latents(
     for name, images in groups.items():
         batches = iter(lambda images=images: list(itertools.islice(images, _ROWS)), [])  # type: ignore[misc]
         for number, shard in enumerate(batches):
-            files.append(folder / f"{name}-{number:05}.parquet")
-            write_pairs(files[-1], _encoded(encoder, shard, batch, torch.device(device)), fingerprint, force=force)
+            files.append(path := folder / f"{name}-{number:05}.parquet")
+            if path not in kept:
+                coded = _encoded(encoder, shard, batch, torch.device(device))
+                write_pairs(path, coded, fingerprint, origin=origin, force=force)
             done += len(shard)
             on_progress(done, total)
+    for path in set(there).difference(files):
+        path.unlink()  # of what was replaced, which had more files
     return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Parquet files, without those that a killed process left half written."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def _origin(config: TrainConfig, passes: int) -> str:
+    """What says which crops a run caches, and how it encodes them; the fingerprint says by which encoder."""
+    encoder = unstructure(config.tokenizer.encoder)
+    parts = {
+        "data": unstructure(config.data),
+        "photographs": len(open_source(config.data.train)),
+        "seed": config.seed,
+        "passes": passes,
+        "encoder": {key: encoder.get(key) for key in ("kind", "stride", "image_range", "posterior")},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_of(path: Path, origin: str, fingerprint: Sequence[float]) -> bool:
+    """Whether a file holds crops of this origin, encoded by the same encoder."""
+    from stepladder.data.parquet import read_origin
+
+    found = read_origin(path)
+    return found is not None and found[0] == origin and distance(found[1], fingerprint) <= TOLERANCE
 
 
 def _encoder(config: TrainConfig) -> FrozenEncoder:
