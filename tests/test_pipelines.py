@@ -45,6 +45,14 @@ def test_a_model_with_its_own_encoder_and_an_unknown_scale_are_refused():
         unit_latents(model(None), torch.zeros(1, 4, 2, 2), space="pipeline")
 
 
+def test_packed_latents_that_are_called_raw_are_told_from_those_of_another_model():
+    tokenizer = model(PipelineScale(packing=2))
+    with pytest.raises(ConfigError, match=r"16 channels\. Accepted: 4\. They are packed as in a pipeline.*--from pip"):
+        unit_latents(tokenizer, torch.zeros(1, 16, 2, 2))
+    with pytest.raises(ConfigError, match=r"8 channels\. Accepted: 4\. Use a model of the autoencoder"):
+        unit_latents(tokenizer, torch.zeros(1, 8, 2, 2))
+
+
 def test_a_decode_says_that_latents_are_raw(caplog):
     tokenizer = model(None)
     tokenizer.bottleneck.scale.mean.copy_(torch.tensor([4.0, -4.0, 4.0, -4.0]))

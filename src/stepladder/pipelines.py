@@ -54,6 +54,6 @@ def _frozen(tokenizer: Tokenizer) -> FrozenEncoder:
     if not isinstance(tokenizer.encoder, FrozenEncoder):
         raise ConfigError(
             f"Encoder '{tokenizer.config.encoder.kind}' is part of the model, and its latents have unit scale. Decode "
-            "them as they are."
+            "them as they are, with Tokenizer.decode; the command takes files of 'stepladder encode'."
         )
     return tokenizer.encoder

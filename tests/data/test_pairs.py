@@ -128,8 +128,10 @@ def test_latents_that_do_not_fit_are_refused_with_what_is_wrong(tmp_path):
 def test_pickled_objects_are_not_loaded():
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ImageError, match="is no array"):
+    with pytest.raises(ImageError, match=r"is no array: Object arrays cannot be loaded\. Accepted"):
         from_npy(buffer.getvalue(), "bad")
+    with pytest.raises(ImageError, match=r"is no array: it does not begin as a \.npy file\. Accepted"):
+        from_npy(b"hello", "bad")
 
 
 def test_images_smaller_than_the_crop_are_passed_over_and_none_left_is_an_error(tmp_path):

@@ -125,8 +125,12 @@ def test_a_sample_is_the_same_alone_or_in_a_batch_and_differs_from_the_mean(tmp_
 
 
 def test_what_is_no_autoencoder_or_not_there_is_refused(tmp_path):
+    gone = DiffusersEncoderConfig(source="name-of-a-folder")  # no hub id: nothing is asked of the hub
+    with pytest.raises(CheckpointError, match=r"'name-of-a-folder' is not here.*--encoder PATH"):
+        FrozenEncoder(gone, 4).open()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"cannot be loaded by diffusers.*--encoder PATH"):
-        FrozenEncoder(DiffusersEncoderConfig(source=str(tmp_path / "gone")), 4).open()
+        FrozenEncoder(DiffusersEncoderConfig(source=str(tmp_path / "empty")), 4).open()
     network = diffusers.UNet2DModel(
         block_out_channels=(8,),
         down_block_types=("DownBlock2D",),

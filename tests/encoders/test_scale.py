@@ -29,8 +29,9 @@ def raw(latent: torch.Tensor) -> torch.Tensor:
         (1.7 * white(), None),
         (raw(white()), "not scaled: they look like those of the encoder itself"),
         (scaled(white()), "scaled twice"),
+        (100 * white(), "too large for every scale of this model"),
     ],
-    ids=["unit", "flat", "busy", "raw", "twice"],
+    ids=["unit", "flat", "busy", "raw", "twice", "foreign"],
 )
 def test_latents_of_another_scale_are_told_by_their_statistics(caplog, latent, said):
     with caplog.at_level(logging.WARNING):

@@ -123,7 +123,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(config, photographs, tmp_path
     assert [file.read_bytes() for file in files] == whole
     assert {file: file.stat().st_mtime_ns for file in files[:2]} == before
     for other in (replace(config, seed=5), replace(config, tokenizer=on(write_onnx_encoder(tmp_path / "b", seed=1)))):
-        with pytest.raises(OutputError, match="train-00000.parquet exists already, and holds no crops of this run"):
+        with pytest.raises(OutputError, match=r"train-00000\.parquet exists already, and holds no crops of this run"):
             cache_latents(other, folder, passes=2)
 
 

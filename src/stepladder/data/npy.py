@@ -25,11 +25,17 @@ def from_npy(data: bytes, key: str) -> NDArray[Any]:
     Raises:
         ImageError: If they are none.
     """
+    if not data.startswith(np.lib.format.MAGIC_PREFIX):
+        raise ImageError(
+            f"Latent of {key} is no array: it does not begin as a .npy file. Accepted: the bytes of a .npy file of "
+            "floats. Store it so."
+        )
     try:
         return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
+        said = str(error).partition(" when allow_pickle")[0].rstrip(".")  # which nobody can pass here
         raise ImageError(
-            f"Latent of {key} is no array: {error}. Accepted: the bytes of a .npy file of floats. Store it so."
+            f"Latent of {key} is no array: {said}. Accepted: the bytes of a .npy file of floats. Store it so."
         ) from error
 
 

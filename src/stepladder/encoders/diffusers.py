@@ -72,6 +72,12 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
         ) from error
     local = Path(config.source).expanduser()
     source = str(local) if local.is_dir() else config.source
+    if source.count("/") != 1 and not local.is_dir():  # no hub id: a model keeps the name of a folder alone
+        raise CheckpointError(
+            f"Encoder '{config.source}' is not here, and the model holds a decoder alone. Its latents are those of "
+            f"'{known_as}'. Pass the folder or hub id of that autoencoder with --encoder PATH, or to "
+            "tokenizer.encoder.open."
+        )
     try:
         options = {"subfolder": config.subfolder, "revision": config.revision, "use_safetensors": True}
         model = AutoModel.from_pretrained(source, **{key: value for key, value in options.items() if value is not None})

@@ -210,9 +210,12 @@ class FrozenEncoder(nn.Module):
         packing = 1 if space == "raw" else self._known_scale().packing
         if latent.shape[1] not in (self.channels, packed_channels := self.channels * packing**2):
             also = "" if packing == 1 else f", or {packed_channels} packed"
+            known = self.pipeline_scale
+            of_pipeline = space == "raw" and known is not None and latent.shape[1] == self.channels * known.packing**2
+            advice = "They are packed as in a pipeline: name its scale (--from pipeline, space='pipeline')"
             raise ConfigError(
-                f"Latents have {latent.shape[1]} channels. Accepted: {self.channels}{also}. Use a model of the "
-                "autoencoder that they are of."
+                f"Latents have {latent.shape[1]} channels. Accepted: {self.channels}{also}. "
+                f"{advice if of_pipeline else 'Use a model of the autoencoder that they are of'}."
             )
         if space == "raw":
             return latent

@@ -28,6 +28,8 @@ LatentSpace: TypeAlias = Literal["raw", "pipeline"]
 
 _DECISIVE = 0.5
 """Nats per channel by which another scale must fit a latent better."""
+_TOO_WIDE = 4.0
+"""How many times the largest deviation of all scales is beyond them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def grid_of_tokens(tokens: Float[Tensor, "b n c4"], cells: tuple[int, int]) -> F
 
 @torch.no_grad()
 def check_scale(latent: Float[Tensor, "b c h w"], mean: Float[Tensor, " c"], variance: Float[Tensor, " c"]) -> None:
-    """Warns if latents seem to be raw, or scaled twice, rather than of unit scale.
+    """Warns if latents seem to be raw, scaled twice, or of another model, rather than of unit scale.
 
     Mean m and deviation s of each channel are compared with what each scale expects of them, mu and sigma, by
 
@@ -99,9 +101,13 @@ def check_scale(latent: Float[Tensor, "b c h w"], mean: Float[Tensor, " c"], var
             "not scaled: they look like those of the encoder itself",
             "Use stepladder.pipelines.unit_latents",
         ),
-        (twice, "scaled twice", "Pass them as `encode` gives them"),
+        (twice, "scaled twice, as it seems", "Pass them as `encode` gives them"),
     )
-    if unit - best > _DECISIVE:
+    widest = torch.stack([torch.ones_like(deviation), deviation, 1 / deviation]).amax(0)
+    too_wide = (spread / widest).log().mean().exp() > _TOO_WIDE
+    if too_wide:
+        what, advice = "too large for every scale of this model", "Check which autoencoder and which factors made them"
+    if too_wide or unit - best > _DECISIVE:
         _log.warning(
             "Latents with mean %.2g and deviation %.2g are %s. Accepted: unit scale. %s.",
             values.mean().item(),
