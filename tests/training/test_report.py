@@ -50,7 +50,9 @@ def test_a_run_leaves_a_report_that_needs_nothing_else(config, tmp_path):
     assert all(source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="([^"]*)"', page))
     assert re.findall(r"<summary>(Step [^<]*)</summary>", page) == ["Step 4", "Step 2", "Step 0"]
     titles = re.findall(r"<figcaption>([^<,]*)", page)
-    assert {"loss", "flow by stage", "what each stage adds", "gradient norm", "learning rate"} <= set(titles)
+    assert {"loss", "flow loss by stage", "gradient norm", "learning rate"} <= set(titles)
+    assert any(title.startswith("what each stage adds") for title in titles)
+    assert page.count(">step</text>") == len(titles)
     assert any(title.startswith("PSNR of validation images") for title in titles)
     assert "4 of 4" in page
     assert "http-equiv" not in page
@@ -102,6 +104,37 @@ def test_it_shows_the_newest_numbers(tmp_path):
         "skipped steps": "3",
     }.items():
         assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+
+
+def test_losses_have_names_for_readers(tmp_path):
+    losses = ("flow_0", "flow_1", "perceptual", "initial", "bottleneck", "codebook_perplexity")
+    losses += ("teacher_0", "pixels", "adversarial", "discriminator", "held_out")
+    page = write(tmp_path, {"losses": dict.fromkeys(losses, 0.5)})
+    assert re.findall(r"</i>([^<]*) <b>", page)[1:12] == [
+        "flow loss, stage 0",
+        "flow loss, stage 1",
+        "perceptual loss",
+        "loss of the initial estimate",
+        "bottleneck loss",
+        "codebook perplexity",
+        "distance to the teacher, stage 0",
+        "pixel loss",
+        "adversarial loss",
+        "discriminator loss",
+        "held out",
+    ]
+
+
+def test_it_says_what_the_rows_of_a_grid_are(tmp_path):
+    (tmp_path / "grids").mkdir()
+    for step in (0, 2):
+        Image.new("RGB", (20, 10)).save(tmp_path / "grids" / f"step-{step:07d}.png")
+    page = write(tmp_path, {"step": 2, "validation_psnr_db": {"initial": 20.0, "1": 21.0}})
+    assert re.findall("<p>Rows from the top: ([^<]*)</p>", page) == [
+        "original, initial estimate (20.00 dB), 1 step per stage (21.00 dB)",
+        "original, initial estimate, 1 step per stage",
+    ]
+    assert "Rows from" not in write(tmp_path, {"step": 2})
 
 
 def test_records_of_an_older_version_do_not_stop_a_run(tmp_path):
@@ -160,6 +193,16 @@ def test_a_series_that_says_nothing_makes_no_chart(points):
 
 def test_one_value_makes_a_chart():
     assert len(heights(chart("loss", {"loss": [(5, 0.5)]}))) == 1
+
+
+def labels(figure: str) -> list[str | None]:
+    return [label.text for label in ElementTree.fromstring(figure).iter("text")]
+
+
+def test_marks_of_an_axis_are_in_one_notation():
+    rates = chart("learning rate", {"rate": [(0, 0.0), (10, 0.00017)]}, linear=True)
+    assert labels(rates)[:4] == ["0", "5e-5", "1e-4", "1.5e-4"]
+    assert labels(chart("loss", {"loss": [(0, 1.0), (10, 2.0)]}))[:2] == ["1", "1.2"]
 
 
 def test_long_series_keep_their_mean_and_lose_points():

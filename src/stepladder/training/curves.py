@@ -14,12 +14,12 @@ __all__ = ["Points", "chart", "thinned"]
 Points = Sequence[tuple[float, float]]
 """Pairs of step and value, the steps rising."""
 
-_WIDTH, _HEIGHT = 560, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 10, 26
+_WIDTH, _HEIGHT = 560, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 28, 12, 54
 _MOST_POINTS = 400
 _WIDE = 20
 """A range of values above this factor is drawn on a logarithmic axis."""
-_COLOURS = ("#4f46e5", "#ea580c", "#059669", "#db2777", "#0284c7", "#a16207", "#7c3aed", "#64748b")
+_COLOURS = ("#6366f1", "#ea580c", "#059669", "#db2777", "#0284c7", "#a16207", "#7c3aed", "#64748b")
 
 
 def chart(title: str, series: Mapping[str, Points], *, linear: bool = False) -> str:
@@ -112,14 +112,25 @@ def _line(places: Points, colour: str) -> str:
 
 def _grid(across: _Axis, up: _Axis) -> str:
     parts = []
-    for mark in up.marks:
+    for mark, text in zip(up.marks, _written(up.marks), strict=True):
         y = _y(up.place(mark))
         parts.append(f'<path d="M{_LEFT},{y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{mark:.4g}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 5:.1f}" text-anchor="end">{text}</text>')
     for mark in across.marks:
         x = _x(across.place(mark))
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{_short(mark)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle">{_short(mark)}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle:g}" y="{_HEIGHT - 10}" text-anchor="middle">step</text>')
     return f'<g class="grid">{"".join(parts)}</g>'
+
+
+def _written(marks: Sequence[float]) -> list[str]:
+    """Marks of one axis in one notation."""
+    plain = [f"{mark:.4g}" for mark in marks]
+    if not any("e" in text or len(text) > 6 for text in plain):
+        return plain
+    parts = (f"{mark:.3e}".split("e") for mark in marks)
+    return ["0" if not float(digits) else f"{float(digits):g}e{int(power)}" for digits, power in parts]
 
 
 def _short(step: float) -> str:

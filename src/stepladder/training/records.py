@@ -14,7 +14,16 @@ from torch import Tensor
 from stepladder.errors import OutputError, TrainingError
 from stepladder.files import reason, write_atomically
 
-__all__ = ["Findings", "RecordFile", "RunningMeans", "StepRecord", "read_records", "row_title", "write_text"]
+__all__ = [
+    "Findings",
+    "RecordFile",
+    "RunningMeans",
+    "StepRecord",
+    "loss_title",
+    "read_records",
+    "row_title",
+    "write_text",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,24 @@ def row_title(name: str) -> str:
             return f"{name} step per stage" if name == "1" else f"{name} steps per stage"
         case _:
             return name  # of another version
+
+
+def loss_title(name: str) -> str:
+    """What a number of `losses` is called for a reader."""
+    stem, _, stage = name.rpartition("_")
+    if stem and stage.isdigit():
+        return f"{loss_title(stem)}, stage {stage}"
+    match name:
+        case "flow" | "perceptual" | "bottleneck" | "adversarial" | "discriminator":
+            return f"{name} loss"
+        case "initial":
+            return "loss of the initial estimate"
+        case "pixels":
+            return "pixel loss"
+        case "teacher":
+            return "distance to the teacher"
+        case _:
+            return name.replace("_", " ")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from stepladder.training.curves import Points, chart
-from stepladder.training.records import read_records, row_title, write_text
+from stepladder.training.records import loss_title, read_records, row_title, write_text
 
 __all__ = ["Report"]
 
@@ -38,11 +38,14 @@ dt {font-size: .8rem; opacity: .75;} dd {margin: 0; font-size: 1.1rem; font-vari
 figure {margin: 0; border: 1px solid var(--soft); border-radius: 6px; padding: .5rem;}
 figcaption {font-weight: 600;} svg {width: 100%; height: auto; display: block;}
 svg polyline {stroke-width: 1.6;} svg circle {stroke: none;} .grid path {stroke: var(--soft);}
-.grid text {font-size: 12px; fill: currentColor; opacity: .75;}
+.grid text {font-size: 14px; fill: currentColor; opacity: .8;}
+@media (max-width: 500px) {.grid text {font-size: 20px;}}
 figure ul {list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 0; padding: 0;
   font-size: .85rem;}
 figure i {display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .3em;}
-details {margin: .3rem 0;} summary {cursor: pointer;} img {max-width: 100%; height: auto; display: block;}
+details {margin: .3rem 0;} summary {cursor: pointer;} details p {margin: .2rem 0 .4rem;}
+.sheet {overflow-x: auto;} img {max-width: 100%; height: auto; display: block;}
+@media (max-width: 700px) {img {max-width: 720px;}}
 pre {overflow-x: auto; background: var(--soft); border-radius: 6px; padding: .6rem; font-size: .8rem;}
 """
 
@@ -81,13 +84,14 @@ class Report:
             f"<title>{name}: step {last['step']}</title>"
             f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
             f'<p class="state">{state}, {escape(written)}</p>'
-            f'<progress max="{last["steps"]}" value="{last["step"]}"></progress>{_facts(records)}'
+            f'<progress aria-label="steps" max="{last["steps"]}" value="{last["step"]}"></progress>{_facts(records)}'
             f'<h2>Curves</h2><div class="charts">{"".join(_charts(records))}</div>'
-            f"{self._grids(last['step'])}{self._settings()}</body></html>\n"
+            f"{self._grids(records)}{self._settings()}</body></html>\n"
         )
 
-    def _grids(self, step: int) -> str:
-        """The newest grid open, earlier ones folded; those after `step` are of a session that was killed."""
+    def _grids(self, records: Sequence[Mapping[str, Any]]) -> str:
+        """The newest grid open, earlier ones folded; those after the last record are of a session that was killed."""
+        step = records[-1]["step"]
         found = {int(path.stem.rpartition("-")[2]): path for path in (self._folder / "grids").glob("step-*.png")}
         steps = sorted(place for place in found if place <= step)
         if not steps:
@@ -96,7 +100,8 @@ class Report:
         for place in reversed(_spread(steps, _MOST_GRIDS)):
             picture = f'<img alt="grid of step {place}" src="{self._inline(found[place])}">'
             opened = " open" if place == steps[-1] else ""
-            parts.append(f"<details{opened}><summary>Step {place:,}</summary>{picture}</details>")
+            rows = f'{_rows(records, place)}<div class="sheet">{picture}</div>'
+            parts.append(f"<details{opened}><summary>Step {place:,}</summary>{rows}</details>")
         return f"<h2>Reconstructions</h2>{''.join(parts)}"
 
     def _inline(self, path: Path) -> str:
@@ -124,13 +129,13 @@ class Report:
 def _facts(records: Sequence[Mapping[str, Any]]) -> str:
     """The newest numbers."""
     last = records[-1]
-    left = (last["steps"] - last["step"]) * last["seconds"] / max(1, last["step"])
+    left = last["steps"] - last["step"]
     facts = {
         "step": f"{last['step']:,} of {last['steps']:,}",
         "images seen": f"{last['images_seen']:,}",
         "images a second": f"{last['images_per_second']:.4g}",
         "time": _clock(last["seconds"]),
-        "time left": _clock(left),
+        **({"time left": _clock(left * last["seconds"] / max(1, last["step"]))} if left > 0 else {}),
         "loss": "none" if last["loss"] is None else f"{last['loss']:.4g}",
     }
     qualities = [record["validation_psnr_db"] for record in records if record.get("validation_psnr_db")]
@@ -143,14 +148,28 @@ def _facts(records: Sequence[Mapping[str, Any]]) -> str:
     return f"<dl>{''.join(cells)}</dl>"
 
 
+def _rows(records: Sequence[Mapping[str, Any]], step: int) -> str:
+    """What the rows of the grid of a step show, with their PSNR; nothing where no record says."""
+    known = {record["step"]: record["validation_psnr_db"] for record in records if record.get("validation_psnr_db")}
+    if not known:
+        return ""
+    qualities = known.get(step)
+    names = [
+        row_title(key) + ("" if qualities is None else f" ({value:.2f} dB)")
+        for key, value in (qualities or next(iter(known.values()))).items()
+    ]
+    return f"<p>Rows from the top: {escape(', '.join(['original', *names]))}</p>"
+
+
 def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Loss, its parts, quality, what stages add, and how the run goes."""
     losses = [{"step": record["step"], **record.get("losses", {})} for record in records]
     charts = [chart("loss", {"loss": _points(records, "loss")})]
     for group, names in _grouped(dict.fromkeys(name for row in losses for name in row if name != "step")).items():
-        charts.append(chart(group, {name: _points(losses, name) for name in names}))
+        charts.append(chart(group, {loss_title(name): _points(losses, name) for name in names}))
     charts.append(chart("PSNR of validation images, dB", _inner(records, "validation_psnr_db", row_title)))
-    charts.append(chart("what each stage adds", _inner(records, "stage_residuals", lambda key: f"stage {key}")))
+    added = _inner(records, "stage_residuals", lambda key: f"stage {key}")
+    charts.append(chart("what each stage adds: standard deviation on [-1, 1]", added))
     charts.append(chart("gradient norm", {"gradient norm": _points(records, "gradient_norm")}))
     charts.append(chart("learning rate", {"learning rate": _points(records, "learning_rate")}, linear=True))
     charts.append(chart("images a second", {"images a second": _points(records, "images_per_second")}, linear=True))
@@ -177,7 +196,8 @@ def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         stem, _, stage = name.rpartition("_")
-        groups.setdefault(f"{stem} by stage" if stem and stage.isdigit() else name, []).append(name)
+        title = f"{loss_title(stem)} by stage" if stem and stage.isdigit() else loss_title(name)
+        groups.setdefault(title, []).append(name)
     return groups
 
 

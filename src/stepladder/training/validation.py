@@ -11,6 +11,7 @@ a residual grows from 0; if it stays there, the stage only repeats its input, an
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -44,8 +45,8 @@ _RESIDUALS_EVERY = 250
 """Steps after which the next record says what the stages add."""
 _RESIDUAL_IMAGES = 8
 _LEAST_WARM_UP = 100
-_CAPTION = 16
-"""Height of the line above a row of a grid."""
+_CAPTION = 14
+"""Least height of the letters above a row of a grid, in pixels. A wide grid is shown smaller, and has larger ones."""
 
 
 class ImageValidation:
@@ -178,12 +179,15 @@ def _column(tokenizer: Tokenizer, item: Tensor | CodedImages, seed: int, steps: 
 def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
     """Rows of images, each below a line that says what they are."""
     bands = [grid([to_pil(tile[0]) for tile in row], columns=len(row)) for row in rows.values()]
-    sheet = Image.new("RGB", (bands[0].width, sum(band.height + _CAPTION for band in bands)), "white")
-    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(), 0
+    font = ImageFont.load_default(max(_CAPTION, bands[0].width // 64))
+    width = max(bands[0].width, *(math.ceil(font.getlength(row_title(name))) + 4 for name in rows))
+    line = math.ceil(1.5 * font.size)
+    sheet = Image.new("RGB", (width, sum(band.height + line for band in bands)), "white")
+    draw, top = ImageDraw.Draw(sheet), 0
     for name, band in zip(rows, bands, strict=True):
-        draw.text((2, top + 2), row_title(name), fill="black", font=font)
-        sheet.paste(band, (0, top + _CAPTION))
-        top += band.height + _CAPTION
+        draw.text((2, top + line // 2), row_title(name), fill="black", font=font, anchor="lm")
+        sheet.paste(band, (0, top + line))
+        top += band.height + line
     return sheet
 
 
