@@ -164,6 +164,23 @@ def test_a_command_that_is_terminated_leaves_no_temporary_file(python, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_signal_that_comes_inside_a_finaliser_ends_a_command(python, number, said):
+    code = (
+        "import os, time\nfrom stepladder.cli import main\nimport stepladder.models as m\n"
+        "class Last:\n"
+        f"    def __del__(self): os.kill(os.getpid(), {int(number)})\n"
+        "def work(text):\n"
+        "    Last()\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "m.parse_model_spec = work\nmain()"
+    )
+    done = python(code, "info", "x")
+    assert (done.returncode, done.stderr) == (128 + number, f"{said}\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
 def test_closed_streams_are_no_tracebacks(python, tmp_path):
     def closed(redirection):

@@ -205,6 +205,10 @@ def test_marks_of_an_axis_are_in_one_notation():
     assert labels(chart("loss", {"loss": [(0, 1.0), (10, 2.0)]}))[:2] == ["1", "1.2"]
 
 
+def test_there_is_no_half_of_a_step():
+    assert labels(chart("loss", {"loss": [(1, 1.0), (3, 1.0)]}))[-4:] == ["1", "2", "3", "step"]
+
+
 def test_long_series_keep_their_mean_and_lose_points():
     points = [(float(step), float(step % 7)) for step in range(10_000)]
     short = thinned(points)

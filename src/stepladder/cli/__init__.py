@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -100,12 +101,24 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no reason to fail
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _again
     keep_freed_memory()
     app()
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
     raise _Terminated(_TERMINATED)
+
+
+def _again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Sends a signal once more that came inside a finaliser, where Python drops exceptions."""
+    number = {_Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(dropped.exc_type)
+    if number is None:
+        sys.__unraisablehook__(dropped)
+        return
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))  # by then the finaliser is over
+    timer.daemon = True
+    timer.start()
 
 
 def _print_version(wanted: bool) -> None:

@@ -116,7 +116,7 @@ def _grid(across: _Axis, up: _Axis) -> str:
         y = _y(up.place(mark))
         parts.append(f'<path d="M{_LEFT},{y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 5:.1f}" text-anchor="end">{text}</text>')
-    for mark in across.marks:
+    for mark in (mark for mark in across.marks if mark == round(mark)):  # there is no half of a step
         x = _x(across.place(mark))
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle">{_short(mark)}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
