@@ -161,12 +161,20 @@ def test_who_presses_while_others_are_served_waits_and_is_served_then(browsers):
 
 
 def test_a_file_above_the_limit_is_a_sentence(opened, tmp_path):
-    (tmp_path / "huge.png").write_bytes(bytes(33 * 2**20))
+    (tmp_path / "huge.png").write_bytes(bytes(32_100_000))
     browser = opened()
     remove(browser)
     upload(browser, tmp_path / "huge.png")
+    said = (
+        "Cannot read image huge.png: the file has 32.1 MB; at most 32 MB are read. Save it as JPEG or WebP, "
+        "or make it smaller."
+    )
+    wait_for(browser, lambda: said in status(browser), 30)
+    assert not browser.find_elements(By.CSS_SELECTOR, "#picture img")
+    (tmp_path / "never.png").write_bytes(bytes(129 * 2**20))
+    upload(browser, tmp_path / "never.png")  # so much is not even sent: the browser says so
     page = browser.find_element(By.TAG_NAME, "body")
-    wait_for(browser, lambda: 'exceed the maximum allowed size of 32.0 Mb: "huge.png"' in page.text, 30)
+    wait_for(browser, lambda: '"never.png"' in page.text, 30)
 
 
 def test_stop_ends_a_decode_that_takes_long_and_the_next_one_works(opened):

@@ -29,6 +29,9 @@ __all__ = ["serve"]
 _TALLEST = 520
 """Height of a picture on the page at most, in pixels of the screen."""
 
+_MOST_SENT = 4
+"""Files up to so many times the limit reach the page, which says what to do; larger ones are refused by Gradio."""
+
 _FONTS = ["system-ui", "sans-serif"]
 """Of the visitor's machine: nothing is fetched from another host."""
 
@@ -68,7 +71,7 @@ def serve(
         _, address, _ = page.queue(max_size=limits.waiting).launch(
             server_name=host,
             server_port=port,
-            max_file_size=limits.file_size,
+            max_file_size=_MOST_SENT * limits.file_size,
             theme=gr.themes.Default(primary_hue="indigo", font=_FONTS, font_mono=["monospace"]),
             css=markup.STYLE,
             footer_links=[],
@@ -320,7 +323,14 @@ class _Page:
     def _load(self, path: str | None) -> Image.Image:
         if path is None:
             raise ImageError("There is no image yet. Any PNG, JPEG or WebP will do. Drop one, or choose an example.")
-        return load_image(path, name=Path(path).name, max_pixels=self._limits.pixels)
+        name, most = Path(path).name, self._limits.file_size
+        size = Path(path).stat().st_size if Path(path).exists() else 0  # it may be deleted by now
+        if size > most:
+            raise ImageError(
+                f"Cannot read image {name}: the file has {size / 1e6:.1f} MB; at most {most / 1e6:g} MB are read. "
+                "Save it as JPEG or WebP, or make it smaller."
+            )
+        return load_image(path, name=name, max_pixels=self._limits.pixels)
 
     def _stored(self, image: Image.Image) -> str:
         """The path of a file that browsers may fetch; it is deleted after an hour, and all are at the end."""

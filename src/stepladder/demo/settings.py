@@ -30,8 +30,8 @@ class Limits:
 
     pixels: int = 2048 * 2048
     """Of an image."""
-    file_size: str = "32mb"
-    """Of an upload."""
+    file_size: int = 32 * 10**6
+    """Bytes of an upload."""
     at_once: int = 2
     """Presses that are worked on at once; others wait."""
     waiting: int = 32
