@@ -43,6 +43,7 @@ class Tree:
     names: list[str] = field(default_factory=list)
     mode: Literal["a", "b"] = "a"
     flag: bool = False
+    leaves: dict[str, Leaf] = field(default_factory=dict)
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS.values(), ids=presets.PRESETS)
@@ -61,6 +62,7 @@ def test_every_field_is_written_out():
         "names": [],
         "mode": "a",
         "flag": False,
+        "leaves": {},
     }
 
 
@@ -119,7 +121,8 @@ def test_values_are_taken_as_they_are_and_whole_numbers_count_as_floats():
         ({"count": 1, "leaf": {"q": 1}}, "here: Unknown key 'q' in 'leaf'. Accepted: number, name. Remove it."),
         (
             {"coutn": 1},
-            "here: Unknown key 'coutn'. Accepted: count, leaf, shape, pair, names, mode, flag. Did you mean 'count'?",
+            "here: Unknown key 'coutn'. Accepted: count, leaf, shape, pair, names, mode, flag, leaves. "
+            "Did you mean 'count'?",
         ),
         (
             {"count": 1, "shape": {"kind": "oval"}},
@@ -146,6 +149,14 @@ def test_values_are_taken_as_they_are_and_whole_numbers_count_as_floats():
         (
             {"count": 1, "mode": "c"},
             "here: Value of 'mode' does not fit: 'c' is unknown. Accepted: 'a', 'b'. Choose one of them.",
+        ),
+        (
+            {"count": 1, "leaves": {"low": {}, "high": {"number": "x"}}},
+            "here: Value of 'leaves.high.number' does not fit: 'x' is not of type float. Write a value of that type.",
+        ),
+        (
+            {"count": 1, "leaves": {"low": 3}},
+            "here: Value of 'leaves.low' does not fit: 3 is no table. Write a table with keys of: number, name.",
         ),
     ],
 )

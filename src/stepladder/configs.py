@@ -11,7 +11,12 @@ from types import UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import cattrs
-from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
+from cattrs.errors import (
+    AttributeValidationNote,
+    BaseValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
 from cattrs.gen import make_dict_structure_fn
 
 from stepladder.errors import ConfigError
@@ -81,7 +86,7 @@ def structure(data: Mapping[str, Any], config: type[Config], *, where: str) -> C
     """
     try:
         return _CONVERTER.structure(data, config)
-    except ClassValidationError as error:
+    except BaseValidationError as error:
         path, cause = min(_leaves(error), key=_rank)
         raise ConfigError(f"{where}: {_explain(path, cause)}") from error
     except RecursionError:
@@ -97,9 +102,10 @@ def unstructure(config: object) -> dict[str, Any]:
 def _leaves(error: BaseException, path: str = "") -> Iterator[tuple[str, BaseException]]:
     """The causes inside nested groups, each with the dotted path at which it arose."""
     for note in getattr(error, "__notes__", []):
-        if isinstance(note, AttributeValidationNote):
-            path = f"{path}.{note.name}" if path else note.name
-    if isinstance(error, ClassValidationError):
+        if isinstance(note, AttributeValidationNote | IterableValidationNote):
+            name = note.name if isinstance(note, AttributeValidationNote) else str(note.index)
+            path = f"{path}.{name}" if path else name
+    if isinstance(error, BaseValidationError):
         for child in error.exceptions:
             yield from _leaves(child, path)
     else:

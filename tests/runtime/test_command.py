@@ -65,6 +65,15 @@ def test_without_noise_there_is_no_seed(folder, tokenizer, photo, tmp_path, caps
     )
 
 
+def test_an_interrupt_is_one_word(folder, photo, tmp_path, capsys, monkeypatch):
+    def stop(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepladder.runtime.command.load_image", stop)
+    assert refused(capsys, "reconstruct", folder, photo, "--out", tmp_path / "out") == (130, "interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder, photo, tmp_path, capsys):
     torn = tmp_path / "torn.png"
     torn.write_bytes(photo.read_bytes()[:60])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from stepladder.errors import CheckpointError
 from stepladder.runtime import load
 from stepladder.runtime.sessions import open_graph, pick_engine
 
@@ -37,9 +38,11 @@ def test_too_little_memory_is_what_it_is(monkeypatch, tmp_path):
         run({})
 
 
-def test_other_failures_stay_what_they_are(monkeypatch, tmp_path):
+def test_a_graph_that_does_not_run_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", engine(RuntimeError("shapes do not match")))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    with pytest.raises(
+        CheckpointError, match=r"^onnxruntime fails in .*: shapes do not match\. .* Export the model again"
+    ):
         open_graph(tmp_path, pick_engine("onnx", None, "float32", 1))({})
 
 

@@ -6,7 +6,7 @@
     stepladder-runtime reconstruct DIR IMAGE... --out FOLDER
 
 Latent files are those of `stepladder`. Results go to stdout; an error is one line. An image that cannot be read does
-not stop the others. Exit codes: 0 done, 1 failed, also for one image, 2 wrong usage.
+not stop the others. Exit codes: 0 done, 1 failed, also for one image, 2 wrong usage, 130 interrupted.
 """
 
 import argparse
@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         complete = options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
     except (StepladderError, OSError, MemoryError, ValueError) as error:
         _say(error)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

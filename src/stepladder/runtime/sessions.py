@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -105,7 +106,7 @@ def _onnxruntime(path: Path, settings: Settings, expected: tuple[Names, Names] |
         try:
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise _failed(error) from error
+            raise _failed(path, "onnxruntime", error) from error
 
     return run
 
@@ -135,7 +136,7 @@ def _openvino(path: Path, settings: Settings, weights: Path | None, expected: tu
         try:
             found = compiled(dict(inputs))
         except RuntimeError as error:
-            raise _failed(error) from error
+            raise _failed(path, "OpenVINO", error) from error
         return {name: np.array(found[name]) for name in names}  # its own memory is reused
 
     return run
@@ -159,15 +160,22 @@ def _missing(package: str) -> MissingDependencyError:
 
 
 def _refused(path: Path, engine: str, error: Exception) -> CheckpointError:
-    why = " ".join(str(error).split())[:200]
     return CheckpointError(
-        f"{engine} does not take {path}: {why}. Export the model again, or install the versions in its manifest."
+        f"{engine} does not take {path}: {_brief(error)}. Export the model again, or install the versions in its "
+        "manifest."
     )
 
 
-def _failed(error: Exception) -> Exception:
-    """Memory that is not enough as what it is."""
-    text = " ".join(str(error).split())
-    if any(word in text.lower() for word in ("alloc", "memory")):
-        return MemoryError(f"Not enough memory ({text[:100]}). Use smaller images, a smaller batch or a smaller tile.")
-    return error
+def _failed(path: Path, engine: str, error: Exception) -> Exception:
+    """Memory that is not enough, or a graph that does not run."""
+    if any(word in str(error).lower() for word in ("alloc", "memory")):
+        why = " ".join(str(error).split())[:100]
+        return MemoryError(f"Not enough memory ({why}). Use smaller images, a smaller batch or a smaller tile.")
+    return CheckpointError(
+        f"{engine} fails in {path}: {_brief(error)}. The graph may be that of another model. Export the model again, "
+        "or install the versions in its manifest."
+    )
+
+
+def _brief(error: Exception) -> str:
+    return shorten(str(error), 200, placeholder=" ...").rstrip(".")
