@@ -179,9 +179,10 @@ def _column(tokenizer: Tokenizer, item: Tensor | CodedImages, seed: int, steps: 
 def _captioned(rows: dict[str, list[Tensor]]) -> Image.Image:
     """Rows of images, each below a line that says what they are."""
     bands = [grid([to_pil(tile[0]) for tile in row], columns=len(row)) for row in rows.values()]
-    font = ImageFont.load_default(max(_CAPTION, bands[0].width // 64))
+    size = max(_CAPTION, bands[0].width // 64)
+    font = ImageFont.load_default(size)
     width = max(bands[0].width, *(math.ceil(font.getlength(row_title(name))) + 4 for name in rows))
-    line = math.ceil(1.5 * font.size)
+    line = math.ceil(1.5 * size)
     sheet = Image.new("RGB", (width, sum(band.height + line for band in bands)), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for name, band in zip(rows, bands, strict=True):
