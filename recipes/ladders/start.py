@@ -1,0 +1,45 @@
+"""A tokenizer with the encoder and the initial estimate of another one, and stages of fresh weights on K scales.
+
+    python recipes/ladders/start.py MODEL K OUT [--ends E0 ... 0] [--residuals R0 ...]
+
+The comparison of ladders starts each of them so: what differs is the number of scales alone. Without `--ends` and
+`--residuals`, the stages are the finest K of the model.
+"""
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from stepladder import Tokenizer
+
+
+def main() -> None:
+    """Builds the tokenizer and saves it."""
+    parser = argparse.ArgumentParser(
+        description="Fresh stages on K scales, beside the encoder and estimate of a model."
+    )
+    parser.add_argument("model")
+    parser.add_argument("stages", type=int, metavar="K")
+    parser.add_argument("out")
+    parser.add_argument("--ends", type=float, nargs="+")
+    parser.add_argument("--residuals", type=float, nargs="+")
+    options = parser.parse_args()
+    model = Tokenizer.from_pretrained(options.model)
+    ladder = model.config.ladder
+    ladder = replace(
+        ladder,
+        num_stages=options.stages,
+        ends=tuple(options.ends or ladder.ends[-options.stages :]),
+        residuals=tuple(options.residuals or ladder.residuals[-options.stages :]),
+    )
+    torch.manual_seed(0)
+    fresh = Tokenizer(replace(model.config, ladder=ladder))
+    fresh.encoder.load_state_dict(model.encoder.state_dict())
+    fresh.bottleneck.load_state_dict(model.bottleneck.state_dict())
+    fresh.decoder.network.reader.load_state_dict(model.decoder.network.reader.state_dict())
+    fresh.save_pretrained(options.out)
+
+
+if __name__ == "__main__":
+    main()
