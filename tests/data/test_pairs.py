@@ -59,7 +59,7 @@ def data(request, tmp_path) -> Path:
 
 def test_images_and_latents_come_back_from_every_kind_of_file(data):
     source = pickle.loads(pickle.dumps(open_pairs(str(data))))
-    assert len(source) == 5 and source.fingerprint is None
+    assert len(source) == 5 and source.fingerprints == {}
     for index, (image, latent) in enumerate(PAIRS):
         found = read_pair(source, index, STRIDE)
         torch.testing.assert_close(found.image, image)

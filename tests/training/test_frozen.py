@@ -72,7 +72,7 @@ def test_what_is_cached_is_what_training_would_encode_and_needs_no_encoder(confi
     on_files = cached(config, tmp_path / "cache")
     encoder.unlink()
     source = open_pairs(on_files.data.train)
-    assert len(source) == 8 and source.fingerprint == own.config.encoder.fingerprint
+    assert len(source) == 8 and [*source.fingerprints.values()] == [own.config.encoder.fingerprint]
     weight = own.bottleneck.scale
     for index in range(8):
         pair = read_pair(source, index, 8)
@@ -173,6 +173,27 @@ def test_a_student_learns_from_files_and_from_the_encoder(config, encoder, tmp_p
     assert Tokenizer.from_pretrained(student).fingerprint() == Tokenizer.from_pretrained(teacher).fingerprint()
     other = distill(DistillConfig(data=config.data, encoder=str(encoder), **common), tmp_path / "b")
     assert Tokenizer.from_pretrained(other).steps_per_stage == 1
+
+
+@pytest.mark.parametrize("channels", [CHANNELS, CHANNELS + 1])
+def test_files_of_two_encoders_are_refused_in_every_run(config, channels, tmp_path):
+    one = replace(cached(config, tmp_path / "one"), grid_every=5)
+    encoder = on(write_onnx_encoder(tmp_path / "b.onnx", seed=1, channels=channels))
+    two = cached(replace(config, tokenizer=replace(encoder, latent_channels=channels)), tmp_path / "two")
+    teacher = str(train(replace(one, steps=1), tmp_path / "teacher"))
+    how = "differs by [0-9]+%" if channels == CHANNELS else "has 7 channels instead of 6"
+    text = rf"two/train-00000.parquet' holds latents of another encoder than '.*{{}}': that of the test image {how}"
+    of_both = {
+        "mixed": replace(one.data, train=[*one.data.train, *two.data.train]),
+        "validated": replace(one.data, validation=two.data.train),
+    }
+    for name, data in of_both.items():
+        with pytest.raises(ConfigError, match=text.format("one/train-00000.parquet")):
+            train(replace(one, data=data), tmp_path / name)
+        with pytest.raises(ConfigError, match=text.format("encoder.onnx")):
+            distill(DistillConfig(teacher=teacher, data=data, steps=1, batch_size=2), tmp_path / f"{name}-student")
+    without = replace(one, data=of_both["validated"], grid_every=0, steps=1)
+    train(without, tmp_path / "without")  # validation files that are not read do not matter
 
 
 def test_the_initial_estimate_learns_alone(config, tmp_path):

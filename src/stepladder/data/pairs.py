@@ -85,8 +85,8 @@ class PairSource(Protocol):
 
     name: str
     """What messages and reports call the source."""
-    fingerprint: list[float] | None
-    """Of the encoder that made the latents, if the files have it."""
+    fingerprints: dict[str, list[float]]
+    """Of the encoders that made the latents, by file; of files that say it."""
 
     def __len__(self) -> int: ...
 
@@ -240,7 +240,7 @@ class TarPairs:
 
     def __init__(self, paths: Sequence[Path], *, name: str) -> None:
         self.name = name
-        self.fingerprint: list[float] | None = None
+        self.fingerprints: dict[str, list[float]] = {}
         self._pairs: list[tuple[_Member, _Member]] = []
         for path in paths:
             self._pairs += _pairs_of(path, tar_members(path))

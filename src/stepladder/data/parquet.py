@@ -90,7 +90,7 @@ class ParquetPairs:
         self.name = name
         self._images = ParquetImages(paths, name=name)
         self._latents = _Column([(path, _latent_column(path), _describe(path)[1]) for path in paths])
-        self.fingerprint = _common_fingerprint(paths)
+        self.fingerprints = {str(path): found for path in paths if (found := _fingerprint(path)) is not None}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -220,14 +220,11 @@ class _Column:
         return self._cache[group]
 
 
-def _common_fingerprint(paths: Sequence[Path]) -> list[float] | None:
-    """What `stepladder cache` wrote down of the encoder; None where not all files say the same."""
-    found = [(pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY) for path in paths]
-    if not found or found[0] is None or len(set(found)) != 1:
-        return None
+def _fingerprint(path: Path) -> list[float] | None:
+    """What `stepladder cache` wrote down of the encoder; None of any other file."""
     try:
-        return [float(value) for value in parse_json(found[0])]
-    except (TypeError, ValueError):
+        return [float(value) for value in parse_json((pq.read_schema(path).metadata or {})[FINGERPRINT_KEY])]
+    except (KeyError, TypeError, ValueError):
         return None
 
 

@@ -38,6 +38,7 @@ from stepladder.sampling.scales import down
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.coding import coded
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
+from stepladder.training.frozen import fingerprint_of_files
 from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.objective import OptimiserGroup
 from stepladder.training.records import StepRecord
@@ -98,9 +99,11 @@ def distill(
 
 
 def _open_encoder(student: Tokenizer, config: DistillConfig) -> None:
-    """Opens the frozen encoder of the teacher, where images shall be encoded by one."""
+    """Opens the frozen encoder of the teacher, where images shall be encoded by one; else looks whether files fit."""
     if isinstance(student.encoder, FrozenEncoder):
-        if not config.data.latents:
+        if config.data.latents:
+            fingerprint_of_files(student.encoder, config)
+        else:
             student.encoder.open(config.encoder)
     elif config.encoder is not None:
         raise ConfigError(

@@ -14,9 +14,9 @@ from stepladder.encoders.frozen import kept
 from stepladder.errors import ConfigError
 from stepladder.tokenizer import Tokenizer
 from stepladder.training.coding import raw_latents
-from stepladder.training.config import DataConfig, TrainConfig
+from stepladder.training.config import DataConfig, ImageRunConfig, TrainConfig
 
-__all__ = ["start_frozen"]
+__all__ = ["fingerprint_of_files", "start_frozen"]
 
 _BATCH, _BATCHES = 8, 32
 
@@ -35,7 +35,7 @@ def start_frozen(tokenizer: Tokenizer, config: TrainConfig) -> None:
             f"Bottleneck '{tokenizer.config.bottleneck.kind}' does not fit a frozen encoder, whose latents are what "
             "they are. Accepted: 'plain'. Set tokenizer.bottleneck.kind to it."
         )
-    fingerprint = _fingerprint(encoder, config.data)
+    fingerprint = fingerprint_of_files(encoder, config) if config.data.latents else encoder.measure_fingerprint()
     named = kept(encoder, fingerprint)
     encoder.config = replace(encoder.config, fingerprint=fingerprint)
     tokenizer.config = replace(tokenizer.config, encoder=named)
@@ -43,18 +43,30 @@ def start_frozen(tokenizer: Tokenizer, config: TrainConfig) -> None:
         _measure_scale(tokenizer, config)
 
 
-def _fingerprint(encoder: FrozenEncoder, data: DataConfig) -> list[float] | None:
-    """Of the encoder, or of what made the files; None where neither is known."""
-    expected = encoder.config.fingerprint
-    if not data.latents:
-        return encoder.measure_fingerprint()
-    found = open_pairs(data.train).fingerprint
-    if expected is not None and found is not None and not (off := distance(found, expected)) <= TOLERANCE:
-        raise ConfigError(
-            f"data.train holds latents of another encoder than '{encoder.config.source}': that of the test image "
-            f"differs by {off:.0%}. Accepted: up to {TOLERANCE:.0%}. Name files that this encoder made."
-        )
-    return expected if found is None else found
+def fingerprint_of_files(encoder: FrozenEncoder, config: ImageRunConfig) -> list[float] | None:
+    """The fingerprint that the files of a run with latents have in common; that of the encoder where they say none.
+
+    Raises:
+        ConfigError: If they hold latents of two encoders, or of another one than `encoder`.
+    """
+    data = config.data
+    found = open_pairs(data.train).fingerprints
+    if data.validation and config.grid_every:
+        found = found | open_pairs(data.validation).fingerprints
+    known = encoder.config.fingerprint
+    if not found:
+        return known
+    first = next(iter(found))
+    named, expected = (f"'{first}'", found[first]) if known is None else (f"'{encoder.config.source}'", known)
+    for file, fingerprint in found.items():
+        if not (off := distance(fingerprint, expected)) <= TOLERANCE:
+            channels = f"has {len(fingerprint)} channels instead of {len(expected)}"
+            how = f"differs by {off:.0%}" if len(fingerprint) == len(expected) else channels
+            raise ConfigError(
+                f"'{file}' holds latents of another encoder than {named}: that of the test image {how}. Accepted: up "
+                f"to {TOLERANCE:.0%}. Name files that one encoder made in data.train and data.validation."
+            )
+    return found[first]
 
 
 def _measure_scale(tokenizer: Tokenizer, config: TrainConfig) -> None:
