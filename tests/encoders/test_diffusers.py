@@ -5,7 +5,7 @@ import torch
 
 from stepladder.encoders import DiffusersEncoderConfig, FrozenEncoder
 from stepladder.encoders.frozen import kept
-from stepladder.errors import CheckpointError
+from stepladder.errors import CheckpointError, ImageError
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -141,6 +141,23 @@ def test_what_is_no_autoencoder_or_not_there_is_refused(tmp_path):
     network.save_pretrained(tmp_path / "network")
     with pytest.raises(CheckpointError, match="holds a UNet2DModel, which encodes nothing"):
         FrozenEncoder(DiffusersEncoderConfig(source=str(tmp_path / "network")), 4).open()
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "text"),
+    [
+        (RuntimeError("sizes\nmust match"), ImageError, "AutoencoderKL takes no images of 128 x 128: sizes must"),
+        (torch.OutOfMemoryError("out of memory"), torch.OutOfMemoryError, "^out of memory$"),  # batches get smaller
+    ],
+)
+def test_what_an_autoencoder_raises_is_one_line_with_the_size(failure, expected, text, tmp_path, monkeypatch):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(diffusers.AutoencoderKL, "encode", fail)
+    with pytest.raises(expected, match=text) as raised:
+        saved(kl(), tmp_path).open()
+    assert "\n" not in str(raised.value)
 
 
 def _row(values) -> torch.Tensor:

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.encoders.scale import PipelineScale
-from stepladder.errors import CheckpointError, MissingDependencyError
+from stepladder.errors import CheckpointError, ImageError, MissingDependencyError
+from stepladder.memory import is_out_of_memory
 from stepladder.models import commit_of
 from stepladder.sampling.randomness import generators, normal
 
@@ -40,7 +41,15 @@ class _DiffusersEncoder:
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         if self._model.device != images.device:
             self._model.to(images.device)
-        found = self._model.encode(images)
+        try:
+            found = self._model.encode(images)
+        except Exception as error:  # code of others, which may raise any kind
+            if is_out_of_memory(error):
+                raise
+            raise ImageError(
+                f"The encoder {type(self._model).__name__} takes no images of {images.shape[3]} x {images.shape[2]}: "
+                f"{_first_line(error)}. Crop to a size that it takes, or pass another encoder."
+            ) from error
         distribution = getattr(found, "latent_dist", None)
         if distribution is None:
             latent: Tensor = found.latent if hasattr(found, "latent") else found.latents
