@@ -58,11 +58,16 @@ def test_a_run_leaves_a_report_that_needs_nothing_else(config, tmp_path):
     assert "http-equiv" not in page
 
 
-def test_while_a_run_goes_on_its_report_is_loaded_again_and_a_resume_ends_it(config, tmp_path):
-    train(config, tmp_path, stop_after=2)
-    page = (tmp_path / "report.html").read_text("utf-8")
-    assert '<meta http-equiv="refresh" content="30">' in page
-    assert "2 of 4" in page
+def test_while_a_run_goes_on_its_report_is_loaded_again_until_it_stops_or_ends(config, tmp_path):
+    seen = []
+    report = tmp_path / "report.html"
+    train(config, tmp_path, stop_after=3, on_record=lambda _: seen.append(report.read_text("utf-8")))
+    assert '<meta http-equiv="refresh" content="30">' in seen[0]
+    assert "running when this was written" in seen[0]
+    page = report.read_text("utf-8")
+    assert "http-equiv" not in page
+    assert ">stopped at step 3, " in page
+    assert "3 of 4" in page
     train(config, tmp_path, resume=True)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "4 of 4" in page

@@ -93,5 +93,5 @@ class Journal:
         self._file.write(record)
         log_record(self._trackers, record)
         with self.means.paused():
-            self._report.update(at_once=findings is not None or last)
+            self._report.update(at_once=findings is not None, last=last)
         self._on_record(record)

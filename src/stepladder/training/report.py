@@ -58,33 +58,34 @@ class Report:
         self._written = float("-inf")
         self._embedded: dict[tuple[Path, int], str] = {}
 
-    def update(self, *, at_once: bool) -> None:
-        """Writes it if the last version is old, or `at_once`.
+    def update(self, *, at_once: bool, last: bool = False) -> None:
+        """Writes it if the last version is old, or `at_once`, or if it is the `last` one of this session.
 
         Raises:
             OutputError: If the disk refuses.
         """
         now = time.monotonic()
-        if not at_once and now - self._written < _SECONDS:
+        if not (at_once or last) and now - self._written < _SECONDS:
             return
         records = read_records(self._folder / "records.jsonl")
         if records:
-            write_text(self._folder / "report.html", self._page(records))
+            write_text(self._folder / "report.html", self._page(records, last=last))
         self._written = now
 
-    def _page(self, records: Sequence[Mapping[str, Any]]) -> str:
-        last, name = records[-1], escape(self._folder.resolve().name)
-        done = last["step"] >= last["steps"]
-        again = "" if done else f'<meta http-equiv="refresh" content="{_SECONDS}">'
+    def _page(self, records: Sequence[Mapping[str, Any]], *, last: bool) -> str:
+        newest, name = records[-1], escape(self._folder.resolve().name)
+        done = newest["step"] >= newest["steps"]
+        again = "" if done or last else f'<meta http-equiv="refresh" content="{_SECONDS}">'
         written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-        state = "finished" if done else "running when this was written"
+        stopped = f"stopped at step {newest['step']:,}" if last else "running when this was written"
+        state = "finished" if done else stopped
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{name}: step {last['step']}</title>"
+            f"<title>{name}: step {newest['step']}</title>"
             f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
             f'<p class="state">{state}, {escape(written)}</p>'
-            f'<progress aria-label="steps" max="{last["steps"]}" value="{last["step"]}"></progress>{_facts(records)}'
+            f'<progress aria-label="steps" max="{newest["steps"]}" value="{newest["step"]}"></progress>{_facts(records)}'
             f'<h2>Curves</h2><div class="charts">{"".join(_charts(records))}</div>'
             f"{self._grids(records)}{self._settings()}</body></html>\n"
         )
