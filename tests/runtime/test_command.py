@@ -65,6 +65,16 @@ def test_without_noise_there_is_no_seed(folder, tokenizer, photo, tmp_path, caps
     )
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "1.5"])
+def test_a_seed_out_of_range_is_wrong_usage(seed, folder, photo, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["reconstruct", str(folder), str(photo), "--out", str(tmp_path / "out"), "--seed", seed])
+    assert stopped.value.code == 2
+    accepted = f"argument --seed: '{seed}' is no seed. Accepted: whole numbers from 0 to {2**63 - 1}.\n"
+    assert capsys.readouterr().err.endswith(accepted)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupt_is_one_word(folder, photo, tmp_path, capsys, monkeypatch):
     def stop(*_arguments, **_options):
         raise KeyboardInterrupt

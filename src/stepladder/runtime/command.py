@@ -21,6 +21,7 @@ from stepladder.configs import unstructure
 from stepladder.errors import ConfigError, DataError, ImageError, OutputError, StepladderError
 from stepladder.pictures import from_array, load_image, save_png, to_array
 from stepladder.runtime.model import Model, load
+from stepladder.runtime.noise import SEEDS
 from stepladder.seeds import seed_of
 from stepladder.stored import Content, Stored, check_names, read_content, write_content
 
@@ -85,8 +86,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--tile", type=int, metavar="N", help="side of tiles; 0 for none")
     for command in (decode, both):
         command.add_argument("--noise", default="drawn", choices=("drawn", "zero"), help="zero: the same image always")
-        command.add_argument("--seed", type=int, metavar="S", help="of every image; by default, each has its own")
+        command.add_argument("--seed", type=_seed, metavar="S", help="of every image; by default, each has its own")
     return parser
+
+
+def _seed(text: str) -> int:
+    """A seed as `--seed` takes it; argparse ends with 2 on an error."""
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed. Accepted: whole numbers from 0 to {SEEDS - 1}.")
+    return seed
 
 
 def _info(options: argparse.Namespace) -> bool:

@@ -15,13 +15,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Noise", "NoiseKind", "ZeroNoise"]
+__all__ = ["SEEDS", "Noise", "NoiseKind", "ZeroNoise"]
 
 NoiseKind: TypeAlias = Literal["drawn", "zero"]
 """As in `stepladder.sampling.randomness`, which needs torch."""
 
 _BLOCK = 16
-_SEEDS = 2**63
+SEEDS = 2**63
+"""Seeds are below this."""
 
 
 class Noise:
@@ -34,7 +35,7 @@ class Noise:
             ValueError: If a seed is negative or too large.
         """
         for seed in seeds:
-            if not 0 <= seed < _SEEDS:
+            if not 0 <= seed < SEEDS:
                 raise ValueError(f"Seed {seed} is outside [0, 2^63). Pass a whole number in that range.")
         self._streams = [np.random.MT19937() for _ in seeds]
         for stream, seed in zip(self._streams, seeds, strict=True):
