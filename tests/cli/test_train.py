@@ -82,6 +82,14 @@ def test_a_skipped_step_is_said(capsys):
     assert "step 2/4  loss none" in said
 
 
+@pytest.mark.parametrize(("speed", "said"), [(0.0124, "0.012"), (0.5, "0.50"), (12.34, "12.3")])
+def test_slow_runs_have_a_speed_other_than_zero(speed, said, capsys):
+    numbers = {"steps": 4, "images_seen": 8, "seconds": 1.0, "learning_rate": 1.0}
+    with _Board() as board:
+        board.show(StepRecord(step=2, gradient_norm=None, loss=1.0, losses={}, images_per_second=speed, **numbers))
+    assert f"  {said} images/s  " in capsys.readouterr().err
+
+
 def test_a_starter_configuration_is_printed_and_loads_back(run, config, tmp_path):
     result = run("train", "--init", "tiny")
     assert (result.exit_code, result.stderr) == (0, "")

@@ -63,6 +63,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def rate(each_second: float) -> str:
+    """`1,234.5`, and `0.052`: one digit after the point, below 1 two that matter."""
+    return f"{each_second:,.1f}" if each_second >= 1 else f"{each_second:#.2g}"
+
+
 def explain(error: BaseException, *, debug: bool) -> None:
     """One line for an error, under its traceback if `debug`."""
     if debug:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from stepladder.cli._output import print_text, say, shown, talk
+from stepladder.cli._output import print_text, rate, say, shown, talk
 from stepladder.errors import TrainingError
 from stepladder.memory import is_out_of_memory
 
@@ -97,7 +97,7 @@ class _Board:
 
         left = (record.steps - record.step) * record.seconds / record.step
         loss = "none" if record.loss is None else f"{record.loss:.4f}"
-        words = f"loss {loss}  {record.images_per_second:.1f} images/s  {_clock(left)} left"
+        words = f"loss {loss}  {rate(record.images_per_second)} images/s  {_clock(left)} left"
         if record.skipped_steps:
             self._tell(f"step {record.step}: {record.skipped_steps} skipped, because the gradient was not finite")
         if record.validation_psnr_db:

@@ -23,7 +23,7 @@ from stepladder.cli._options import (
     NoiseFrom,
     Steps,
 )
-from stepladder.cli._output import counted, print_json, print_table, progress_bar, say, shown
+from stepladder.cli._output import counted, print_json, print_table, progress_bar, rate, say, shown
 from stepladder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _line(progress: "Progress") -> str:
     failed = f", {counted(progress.failed, 'image')} failed" if progress.failed else ""
     left = "" if progress.seconds_left is None else f", {_duration(progress.seconds_left)} left"
     return (
-        f"{progress.shards:,} of {counted(progress.all_shards, 'shard')}, {progress.images_per_second:,.1f} images/s"
+        f"{progress.shards:,} of {counted(progress.all_shards, 'shard')}, {rate(progress.images_per_second)} images/s"
         f"{left}{failed}"
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._output import print_json, print_table, print_text, say
+from stepladder.cli._output import print_json, print_table, print_text, rate, say
 from stepladder.cli._training import DryRun, Overrides, Resume, RunFolder, Tracker, carry_out, with_tracker
 from stepladder.errors import ConfigError
 
@@ -85,7 +85,7 @@ def _profile(config: "TrainConfig", json: bool) -> None:
     print_table(
         ("part of a step", "host, ms", "device, ms", "share"),
         [*rows, ("the rest", "", "", f"{left:.1%}")],
-        title=f"{found.step_ms:.1f} ms a step, {found.images_per_second:.1f} images/s, network {found.network:.0%}, "
+        title=f"{found.step_ms:.1f} ms a step, {rate(found.images_per_second)} images/s, network {found.network:.0%}, "
         f"{found.device}",
         spare=("device, ms",),
     )

@@ -85,8 +85,8 @@ class Report:
             f"<title>{name}: step {newest['step']}</title>"
             f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
             f'<p class="state">{state}, {escape(written)}</p>'
-            f'<progress aria-label="steps" max="{newest["steps"]}" value="{newest["step"]}"></progress>{_facts(records)}'
-            f'<h2>Curves</h2><div class="charts">{"".join(_charts(records))}</div>'
+            f'<progress aria-label="steps" max="{newest["steps"]}" value="{newest["step"]}"></progress>'
+            f'{_facts(records)}<h2>Curves</h2><div class="charts">{"".join(_charts(records))}</div>'
             f"{self._grids(records)}{self._settings()}</body></html>\n"
         )
 
