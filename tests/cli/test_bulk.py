@@ -87,3 +87,10 @@ def test_decode_reports_scores(run, model, photos):
 def test_decode_takes_steps_from_one_place(refused, model):
     said = refused("bulk", "decode", "z", "out", "--model", f"{model}@2", "--steps", 3, code=2)
     assert said == f"Model '{model}@2' and --steps 3 name different steps. Leave one of them out."
+
+
+def test_decode_without_noise_takes_no_seed(refused, model, tmp_path):
+    words = ("bulk", "decode", "codes", "out", "--model", model, "--noise", "zero", "--seed", "3")
+    said = "--seed 3 does not fit --noise zero, which draws nothing. Leave one of them out."
+    assert said in refused(*words, code=2)
+    assert not (tmp_path / "out").exists()

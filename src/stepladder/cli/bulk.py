@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from stepladder.bounds import MAX_SIDE
-from stepladder.cli._models import pick_device
+from stepladder.cli._models import check_noise, pick_device
 from stepladder.cli._options import (
     DEFAULT_MODEL,
     Compile,
@@ -82,7 +82,15 @@ Originals = Annotated[
     ),
 ]
 BulkSeed = Annotated[
-    int, typer.Option("--seed", min=0, max=2**62, metavar="S", help="With its id, the seed of the noise of each image.")
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=2**62,
+        metavar="S",
+        help="With its id, the seed of the noise of each image; 0 without it.",
+        show_default=False,
+    ),
 ]
 LayoutOption = Annotated[
     str,
@@ -203,7 +211,7 @@ def decode(
     model: Decoder = DEFAULT_MODEL,
     format: Format = "png",
     originals: Originals = None,
-    seed: BulkSeed = 0,
+    seed: BulkSeed = None,
     noise: Noise = NoiseFrom.drawn,
     compile: Compile = False,
     steps: Steps = None,
@@ -222,6 +230,7 @@ def decode(
     The latents are those of `bulk encode` in the layout parquet, or of a generator in the same columns. With
     --originals, the images are scored while they are decoded. Resumes as `bulk encode` does.
     """
+    check_noise(noise, seed)
     place = pick_device(device)
     with_engine = _engine(engine, workers, address)
 
@@ -236,7 +245,7 @@ def decode(
         format=format,
         steps=spec.steps or steps,
         guidance=guidance,
-        seed=seed,
+        seed=seed or 0,
         noise=noise.value,
         compile=compile,
         batch=batch,
