@@ -61,6 +61,19 @@ def test_without_noise_the_seed_changes_nothing(coded, decoded, rows, models, tm
     assert np.abs(found - np.asarray(alone).astype(int)).max() <= 1
 
 
+def test_networks_may_compute_in_half_precision(coded, decoded, rows, models, tmp_path):
+    coded(rows)
+    decoded()
+    decoded(output="half", dtype="bfloat16")
+    whole, half = (pixels(tmp_path / name / "00000-001-00001.png") for name in ("images", "half"))
+    assert 0 < np.abs(whole - half).max() < 16
+    tokenizer = Tokenizer.from_pretrained(models["plain"])
+    code = tokenizer.encode(to_tensor(centre_crop_resize(load_image(encoded(6)), 16))[None])
+    seed = zlib.crc32(b"rows.parquet:6")
+    alone = to_pil(tokenizer.to_precision(torch.bfloat16).decode(code, seeds=[seed], steps=1)[0].float())
+    assert np.abs(half - np.asarray(alone).astype(int)).mean() <= 1
+
+
 def test_a_decoder_is_compiled_once(coded, decoded, rows, monkeypatch):
     coded(rows)
     compiled = []
@@ -169,6 +182,8 @@ def test_originals_that_are_others_are_refused(coded, decoded, rows, tmp_path):
 def test_formats_that_are_unknown_are_refused():
     with pytest.raises(ConfigError, match=r"Format 'gif' is unknown. Accepted: png, webp, jpeg, npz. Choose one"):
         DecodeOptions(format="gif")
+    with pytest.raises(ConfigError, match=r"Type 'int8' is unknown\. Accepted: float32, float16, bfloat16\. Pass one"):
+        DecodeOptions(dtype="int8")
 
 
 def test_images_of_several_sizes_make_no_array(coded, decoded, tmp_path):

@@ -37,6 +37,13 @@ def test_a_card_has_a_header_what_the_model_is_and_what_was_measured(run, model,
         )
 
 
+def test_a_record_of_an_evaluation_gives_the_same_card(run, model, results, tmp_path):
+    (tmp_path / "record.json").write_text(json.dumps({"commit": "abc1234", "seed": 0, "report": results}), "utf-8")
+    plain, record = (run("card", model, "--results", name).stdout for name in ("results.json", "record.json"))
+    assert plain == record
+    assert "psnr_db" in plain
+
+
 def test_a_card_is_written_to_a_file_and_not_over_another_one(run, refused, model, tmp_path):
     assert run("card", model, "--out", "README.md").stderr == "Card in README.md.\n"
     first = (tmp_path / "README.md").read_text("utf-8")

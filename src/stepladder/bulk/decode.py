@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepladder.bulk.latents import LatentPiece, LatentRow
 from stepladder.bulk.manifest import Entry, Manifest
-from stepladder.bulk.options import DecodeOptions
+from stepladder.bulk.options import DTYPES, DecodeOptions
 from stepladder.bulk.pictures import write_pictures
 from stepladder.bulk.scores import ShardScores
 from stepladder.bulk.store import Store
@@ -34,6 +34,7 @@ class ShardDecoder:
     def __init__(self, tokenizer: Tokenizer, options: DecodeOptions, store: Store) -> None:
         self.tokenizer, self.options, self.store = tokenizer, options, store
         self.fingerprint = tokenizer.fingerprint()
+        tokenizer.to_precision(DTYPES[options.dtype])
         if options.compile:
             tokenizer.compile_decoder()
         self.manifest = Manifest(store)

@@ -135,6 +135,8 @@ class DecodeOptions:
     """With the id of an image, the seed of its noise."""
     noise: NoiseKind = "drawn"
     """Whether it is drawn."""
+    dtype: str = "float32"
+    """What networks compute in: float32, bfloat16 or float16."""
     compile: bool = False
     """Whether the decoder's network is compiled: without it, the last bits of an image may differ."""
     batch: int = 16
@@ -149,6 +151,8 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ConfigError(f"Format '{self.format}' is unknown. Accepted: {', '.join(FORMATS)}. Choose one of them.")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"Type '{self.dtype}' is unknown. Accepted: {', '.join(DTYPES)}. Pass one as --dtype.")
         _check_counts(self)
 
     def check(self, tokenizer: Tokenizer, name: str) -> None:

@@ -21,8 +21,10 @@ from stepladder.cli._options import (
     Json,
     Noise,
     NoiseFrom,
+    Precision,
     Steps,
 )
+from stepladder.cli._options import Dtype as ComputeDtype
 from stepladder.cli._output import counted, print_json, print_table, progress_bar, rate, say, shown
 from stepladder.errors import ConfigError
 
@@ -213,6 +215,7 @@ def decode(
     originals: Originals = None,
     seed: BulkSeed = None,
     noise: Noise = NoiseFrom.drawn,
+    dtype: ComputeDtype = Precision.float32,
     compile: Compile = False,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -236,6 +239,7 @@ def decode(
 
     from stepladder.bulk.jobs import decode as run
     from stepladder.bulk.options import DecodeOptions
+    from stepladder.devices import find_dtype
     from stepladder.models import parse_model_spec
 
     spec = parse_model_spec(model)
@@ -247,6 +251,7 @@ def decode(
         guidance=guidance,
         seed=seed or 0,
         noise=noise.value,
+        dtype=str(find_dtype(dtype.value, place)).removeprefix("torch."),
         compile=compile,
         batch=batch,
         shard=shard,

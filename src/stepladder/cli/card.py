@@ -19,7 +19,7 @@ Results = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="What `stepladder evaluate DATA MODEL --json` printed; may be given several times.",
+        help="What `stepladder evaluate DATA MODEL --json` printed, or a record of it; may be given several times.",
         show_default=False,
     ),
 ]
@@ -66,6 +66,8 @@ def card(
                 f"Cannot read {shown(path)}: {reason(error)}. Results are JSON. Write them with stepladder evaluate "
                 "--json."
             ) from error
+        if isinstance(report, dict) and isinstance(report.get("report"), dict):
+            report = report["report"]  # of a file of benchmarks/results
         tables.append(card_table(report, where=shown(path)))
         found += card_results(report, name, where=shown(path))
     made = Tokenizer.from_pretrained(name).generate_model_card(
