@@ -59,7 +59,8 @@ def test_the_run_folder_holds_what_the_page_says(make_config, photographs, tmp_p
     assert set(records[3]["validation_psnr_db"]) == {"initial", "1", "2"}
     assert [record.step for record in shown] == [1, 2, 3, 4]
     grid = load_image(tmp_path / "grids" / "step-0000004.png")
-    assert grid.size == (2 * 40 + 8, 4 * (16 + 40))  # originals, initial estimates, one step and two steps; captions
+    assert grid.height == 4 * (21 + 40)  # originals, initial estimates, one step and two steps, each below its caption
+    assert grid.width > 2 * 40 + 8  # no caption is cut off
     assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == [f"step-000000{n}.png" for n in (0, 2, 4)]
     tokenizer = Tokenizer.from_pretrained(model)
     assert tokenizer.config == config.tokenizer
@@ -192,7 +193,7 @@ def test_a_decoder_without_an_initial_estimate_is_validated_without_one(make_con
     train(config, tmp_path, on_record=found.append)
     assert set(found[0].validation_psnr_db) == {"1", "2"}
     assert "initial" not in found[0].losses
-    assert load_image(tmp_path / "grids" / "step-0000001.png").size == (2 * 32 + 8, 3 * (16 + 32))
+    assert load_image(tmp_path / "grids" / "step-0000001.png").height == 3 * (21 + 32)
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_with_one_line(make_config, tmp_path):
