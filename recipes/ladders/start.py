@@ -1,9 +1,8 @@
 """A tokenizer with the encoder and the initial estimate of another one, and stages of fresh weights on K scales.
 
-    python recipes/ladders/start.py MODEL K OUT [--ends E0 ... 0] [--residuals R0 ...]
+    python recipes/ladders/start.py MODEL K OUT --ends E0 ... 0 --residuals R0 ...
 
-The comparison of ladders starts each of them so: what differs is the number of scales alone. Without `--ends` and
-`--residuals`, the stages are the finest K of the model.
+The comparison of ladders starts each of them so: what differs is the number of scales alone.
 """
 
 import argparse
@@ -22,17 +21,12 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("stages", type=int, metavar="K")
     parser.add_argument("out")
-    parser.add_argument("--ends", type=float, nargs="+")
-    parser.add_argument("--residuals", type=float, nargs="+")
+    parser.add_argument("--ends", type=float, nargs="+", required=True)
+    parser.add_argument("--residuals", type=float, nargs="+", required=True)
     options = parser.parse_args()
     model = Tokenizer.from_pretrained(options.model)
-    ladder = model.config.ladder
-    ladder = replace(
-        ladder,
-        num_stages=options.stages,
-        ends=tuple(options.ends or ladder.ends[-options.stages :]),
-        residuals=tuple(options.residuals or ladder.residuals[-options.stages :]),
-    )
+    ends, residuals = tuple(options.ends), tuple(options.residuals)
+    ladder = replace(model.config.ladder, num_stages=options.stages, ends=ends, residuals=residuals)
     torch.manual_seed(0)
     fresh = Tokenizer(replace(model.config, ladder=ladder))
     fresh.encoder.load_state_dict(model.encoder.state_dict())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,8 @@ class ParquetPairs:
         self.name = name
         self._images = ParquetImages(paths, name=name)
         self._latents = _Column([(path, _latent_column(path), _describe(path)[1]) for path in paths])
-        self.fingerprints = {str(path): found for path in paths if (found := _fingerprint(path)) is not None}
+        known = {str(path): _fingerprint(pq.read_schema(path).metadata or {}) for path in paths}
+        self.fingerprints = {path: found for path, found in known.items() if found is not None}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -158,9 +159,11 @@ def read_origin(path: Path) -> tuple[str, list[float]] | None:
     """What `write_pairs` was told of a file: its origin and the fingerprint; None of any other file."""
     try:
         known = pq.read_schema(path).metadata or {}
-        return known[_ORIGIN_KEY].decode(), [float(value) for value in parse_json(known[FINGERPRINT_KEY])]
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        origin = known[_ORIGIN_KEY].decode()
+    except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
+    fingerprint = _fingerprint(known)
+    return None if fingerprint is None else (origin, fingerprint)
 
 
 class _Column:
@@ -220,10 +223,10 @@ class _Column:
         return self._cache[group]
 
 
-def _fingerprint(path: Path) -> list[float] | None:
-    """What `stepladder cache` wrote down of the encoder; None of any other file."""
+def _fingerprint(metadata: Mapping[bytes, bytes]) -> list[float] | None:
+    """What `stepladder cache` wrote down of the encoder of a file; None of any other file."""
     try:
-        return [float(value) for value in parse_json((pq.read_schema(path).metadata or {})[FINGERPRINT_KEY])]
+        return [float(value) for value in parse_json(metadata[FINGERPRINT_KEY])]
     except (KeyError, TypeError, ValueError):
         return None
 

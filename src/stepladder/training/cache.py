@@ -70,7 +70,8 @@ def cache_latents(
 
     encoder = _encoder(config)
     fingerprint = encoder.measure_fingerprint()
-    origin = _origin(config, passes)
+    photographs = len(open_source(config.data.train))
+    origin = _origin(config, photographs, passes)
     there = _files_in(folder)
     kept = set() if force else {path for path in there if _is_of(path, origin, fingerprint)}
     if not force and (others := [path for path in there if path not in kept]):
@@ -78,7 +79,7 @@ def cache_latents(
             f"{others[0]} exists already, and holds no crops of this run. Name another folder, or allow to replace it "
             "(force)."
         )
-    crops = len(open_source(config.data.train)) * passes
+    crops = photographs * passes
     groups = {"train": _crops(config, crops)}
     if config.data.validation:
         groups["validation"] = _validation(config)
@@ -104,12 +105,12 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
-def _origin(config: TrainConfig, passes: int) -> str:
+def _origin(config: TrainConfig, photographs: int, passes: int) -> str:
     """What says which crops a run caches, and how it encodes them; the fingerprint says by which encoder."""
     encoder = unstructure(config.tokenizer.encoder)
     parts = {
         "data": unstructure(config.data),
-        "photographs": len(open_source(config.data.train)),
+        "photographs": photographs,
         "seed": config.seed,
         "passes": passes,
         "encoder": {key: encoder.get(key) for key in ("kind", "stride", "image_range", "posterior")},
