@@ -4,6 +4,7 @@
 # there are two students: the last stage alone is judged beside the real image, or every stage (`every_scale`).
 #
 #   sh recipes/ladders/run.sh f16 1 2 3 4       on the encoder of models/photo-f16-teacher
+#   sh recipes/ladders/run.sh f16 2-light ...   stages with networks of their own, the last one lighter: see below
 #   sh recipes/ladders/run.sh f32 1 3           on latents of TAESana; first, to be done once:
 #
 #   stepladder cache recipes/ladders/f32-cache.toml --out cache/f32
@@ -28,18 +29,29 @@ last() { # last N WORD...: the last N words
     echo "$@"
 }
 
+light='{"depth": 1, "coarse_depth": 1}' wide='{"coarse_width": 256, "coarse_depth": 4}'
 for k in "$@"; do
+    case $k in # networks of the stages, coarse first
+        2-light) stages='[{}, {"depth": 1, "coarse_depth": 2}]' ;;
+        2-wide) stages="[$wide, $light]" ;;
+        3-light) stages="[{}, {}, $light]" ;;
+        3-wide) stages="[$wide, $wide, $light]" ;;
+        *-*) echo "error: unknown ladder '$k'. Accepted: 1 to 4, 2-light, 2-wide, 3-light, 3-wide." >&2 && exit 2 ;;
+        *) stages="" ;;
+    esac
     start=runs/ladders/$rate-start-$k teacher=runs/ladders/$rate-teacher-$k student=runs/ladders/$rate-student-$k
-    e=$(last "$k" $ends) r=$(last "$k" $residuals)
-    [ -d "$start" ] || python recipes/ladders/start.py "$initial" "$k" "$start" --ends $e --residuals $r
+    count=${k%-*}
+    e=$(last "$count" $ends) r=$(last "$count" $residuals)
+    [ -d "$start" ] ||
+        python recipes/ladders/start.py "$initial" "$count" "$start" --ends $e --residuals $r ${stages:+--networks "$stages"}
     [ -d "$teacher/model" ] || stepladder train "recipes/ladders/$rate-teacher.toml" --out "$teacher" \
         --set "start.encoder_from=\"$start\"" --set "start.decoder_from=\"$start\"" \
-        --set "tokenizer.ladder.num_stages=$k" --set "tokenizer.ladder.ends=[$(echo $e | tr ' ' ,)]" \
-        --set "tokenizer.ladder.residuals=[$(echo $r | tr ' ' ,)]"
+        --set "tokenizer.ladder.num_stages=$count" --set "tokenizer.ladder.ends=[$(echo $e | tr ' ' ,)]" \
+        --set "tokenizer.ladder.residuals=[$(echo $r | tr ' ' ,)]" ${stages:+--set "tokenizer.decoder.stages=$stages"}
     [ -d "$student/model" ] || stepladder distill "recipes/ladders/$rate-student.toml" --out "$student" \
         --set "teacher=\"$teacher/model\""
     ln -sfn "$rate-student-$k/model" "runs/ladders/$rate-k$k"
-    [ "$k" -gt 1 ] || continue
+    [ "$count" -gt 1 ] && [ -z "$stages" ] || continue
     [ -d "$student-every/model" ] || stepladder distill "recipes/ladders/$rate-student.toml" --out "$student-every" \
         --set "teacher=\"$teacher/model\"" --set recipe.every_scale=true
     ln -sfn "$rate-student-$k-every/model" "runs/ladders/$rate-k$k-every"

@@ -1,16 +1,18 @@
 """A tokenizer with the encoder and the initial estimate of another one, and stages of fresh weights on K scales.
 
-    python recipes/ladders/start.py MODEL K OUT --ends E0 ... 0 --residuals R0 ...
+    python recipes/ladders/start.py MODEL K OUT --ends E0 ... 0 --residuals R0 ... [--networks '[{}, {"depth": 1}]']
 
-The comparison of ladders starts each of them so: what differs is the number of scales alone.
+The comparison of ladders starts each of them so: what differs is the number of scales, and the networks of the stages.
 """
 
 import argparse
+import json
 from dataclasses import replace
 
 import torch
 
 from stepladder import Tokenizer
+from stepladder.decoders import ConvStageConfig
 
 
 def main() -> None:
@@ -23,12 +25,17 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--ends", type=float, nargs="+", required=True)
     parser.add_argument("--residuals", type=float, nargs="+", required=True)
+    parser.add_argument(
+        "--networks", help="sizes of the network of each stage, as JSON; one network for all by default"
+    )
     options = parser.parse_args()
     model = Tokenizer.from_pretrained(options.model)
     ends, residuals = tuple(options.ends), tuple(options.residuals)
     ladder = replace(model.config.ladder, num_stages=options.stages, ends=ends, residuals=residuals)
     torch.manual_seed(0)
-    fresh = Tokenizer(replace(model.config, ladder=ladder))
+    sizes = json.loads(options.networks or "null")
+    stages = sizes and [ConvStageConfig(**size) for size in sizes]
+    fresh = Tokenizer(replace(model.config, ladder=ladder, decoder=replace(model.config.decoder, stages=stages)))
     fresh.encoder.load_state_dict(model.encoder.state_dict())
     fresh.bottleneck.load_state_dict(model.bottleneck.state_dict())
     fresh.decoder.network.reader.load_state_dict(model.decoder.network.reader.state_dict())

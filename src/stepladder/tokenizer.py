@@ -1,6 +1,7 @@
 """The tokenizer: what users hold.
 
-    images -> encoder -> bottleneck -> latent latent -> decoder, up the ladder -> images
+    images -> encoder -> bottleneck -> latent
+    latent -> decoder, up the ladder -> images
 
 Sides that do not fit are padded and cropped back: the image to a multiple of f before encoding, the latent to what the
 ladder needs before decoding. A latent therefore does not depend on the ladder that will decode it, and models that

@@ -1,15 +1,18 @@
-"""The convolutional decoder: where it makes the initial estimate."""
+"""The convolutional decoder: where it makes the initial estimate, and networks for each stage."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from stepladder.decoders import build_network
+from stepladder import Tokenizer
+from stepladder.decoders import ConvStageConfig, build_network
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout
 from stepladder.presets import tiny
 from stepladder.sampling.randomness import generator
+from tokenizer_fakes import built
 
 CHANNELS = 6
 PLAIN = tiny().decoder
@@ -58,3 +61,85 @@ def test_other_models_have_the_weights_that_they_had():
     after = build_network(replace(PLAIN, estimate_width=12), GridLayout(CHANNELS, 8)).state_dict()
     assert before.keys() == after.keys() and not [name for name in before if "estimate" in name]
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+OWN = [
+    ConvStageConfig(width=12, depth=2, coarse_width=16, coarse_depth=1, head_width=4),
+    ConvStageConfig(width=8, depth=1, coarse_width=8, coarse_depth=2, head_width=6),
+    ConvStageConfig(width=4, depth=0, coarse_width=12, coarse_depth=1, head_width=4),
+]
+
+
+def with_stages(stages, **changes):
+    return replace(tiny(), decoder=replace(PLAIN, stages=stages, **changes))
+
+
+def stage_images(tokenizer):
+    """The image of each stage of a decode, at one step each."""
+    latent = torch.randn(1, 16, 4, 4, generator=generator(0))
+    return list(tokenizer.decode_progressively(latent, steps=1))
+
+
+@pytest.mark.parametrize("hand_on", [False, True])
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_each_stage_runs_a_network_of_its_own(changed, hand_on):
+    tokenizer = built(with_stages(OWN, hand_on_features=hand_on))
+    before = stage_images(tokenizer)
+    with torch.no_grad():
+        tokenizer.decoder.network.stages[changed].out.weight.mul_(2)
+    after = stage_images(tokenizer)
+    same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert same == [True] * changed + [False] * (3 - changed)
+
+
+def test_networks_of_equal_sizes_and_weights_are_one_network_for_all_stages():
+    one = built(replace(tiny(), decoder=replace(PLAIN, hand_on_features=True)))
+    size = one.config.decoder.sizes()[0]
+    each = built(with_stages([size] * 3, hand_on_features=True))
+    shared = {name.removeprefix("stages.0."): value for name, value in one.decoder.network.state_dict().items()}
+    own = each.decoder.network.state_dict()
+    each.decoder.network.load_state_dict({name: shared[re.sub(r"^stages\.\d\.", "", name)] for name in own})
+    each.bottleneck.load_state_dict(one.bottleneck.state_dict())
+    for a, b in zip(stage_images(one), stage_images(each), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_stage_receives_the_features_of_the_one_before_whatever_its_width():
+    network = built(with_stages(OWN, hand_on_features=True)).decoder.network
+    assert not hasattr(network.stages[0], "receive")
+    assert [tuple(network.stages[i].receive.weight.shape[:2]) for i in (1, 2)] == [(8, 12), (12, 8)]
+
+
+def test_the_receptive_field_is_that_of_the_stage_that_sees_farthest():
+    network = build_network(with_stages(OWN).decoder, GridLayout(CHANNELS, 8))
+    each = [build_network(replace(PLAIN, stages=[size]), GridLayout(CHANNELS, 8)).reach for size in OWN]
+    assert len(set(each)) > 1
+    assert network.reach == max(each)
+
+
+def test_weights_saved_before_stages_had_networks_of_their_own_load():
+    before = built(tiny())
+    old = {name.replace("network.stages.0.", "network."): value for name, value in before.state_dict().items()}
+    assert old.keys() != before.state_dict().keys()
+    after = Tokenizer(tiny())
+    after.load_state_dict(old)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_network_for_each_stage_or_one_for_all():
+    with pytest.raises(ConfigError, match=r"Decoder stages are sizes of 2 networks, for a ladder of 3 stages\. Write"):
+        with_stages(OWN[:2])
+    with pytest.raises(ConfigError, match=r"Decoder stages are sizes of 0 networks, for a ladder of 3 stages\. Write"):
+        with_stages([])
+    with pytest.raises(ConfigError, match=r"Decoder depth -1 is outside 0 to 512\. Usual values: 2 to 8\."):
+        ConvStageConfig(depth=-1)
+
+
+def test_networks_of_stages_are_saved_fused_and_read_back(tmp_path):
+    tokenizer = built(with_stages(OWN, hand_on_features=True))
+    tokenizer.save_pretrained(tmp_path / "model")
+    again = Tokenizer.from_pretrained(tmp_path / "model")
+    assert again.config == tokenizer.config
+    expected = stage_images(tokenizer)[-1]
+    torch.testing.assert_close(stage_images(again)[-1], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(stage_images(again.fuse())[-1], expected, rtol=0, atol=1e-5)

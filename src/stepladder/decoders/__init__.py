@@ -2,6 +2,7 @@
 
 from stepladder.decoders.base import BoundNetwork, Context, DecoderNetwork, LadderDecoder
 from stepladder.decoders.convolutional import ConvDecoder, ConvDecoderConfig
+from stepladder.decoders.convolutional_stage import ConvStageConfig
 from stepladder.decoders.mmdit import MMDiTDecoder, MMDiTDecoderConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout, Layout, TokenLayout
@@ -11,6 +12,7 @@ __all__ = [
     "Context",
     "ConvDecoder",
     "ConvDecoderConfig",
+    "ConvStageConfig",
     "DecoderConfig",
     "DecoderNetwork",
     "LadderDecoder",

@@ -2,20 +2,15 @@
 
     latent  -> context: residual blocks on the grid of the latent, and where wanted on that of 1/4 after it, give
                features and an initial estimate (once a decode)
-    x, base (at the scale of the stage)
-            -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
-            -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and base again -> image
+    x, base (at the scale of the stage) and features
+            -> the network of the stage (`convolutional_stage`) -> image
 
-Most of the computation runs on two grids of wide features, where dense 3 x 3 convolutions are efficient matrix
-products. Only the thin head runs at full resolution, across the borders of patches, so that patches leave no visible
-grid. There are no positions and no statistics over the image, so a network trained on crops decodes any size.
+One network serves all stages, or each has one of its own. There are no positions and no statistics over the image, so a
+network trained on crops decodes any size.
 
 The base is the initial estimate with its low frequencies replaced by those of the previous clean image
-(`base.Context`). With x-prediction, the network adds to the best linear estimate from base and noisy image
+(`base.Context`). With x-prediction, a network adds to the best linear estimate from base and noisy image
 (`sampling.path.linear_estimate`), in units of its error; with last layers at zero it returns that estimate.
-
-Features are normalised to unit scale before the head, and modulations are bounded. Otherwise features of a coarse
-stage, whose loss is small, can grow until the head saturates and its gradient vanishes.
 """
 
 import math
@@ -29,8 +24,9 @@ from torch.nn import functional as F
 
 from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_between
 from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
+from stepladder.decoders.convolutional_stage import PATCH, ConvStage, ConvStageConfig
 from stepladder.errors import ConfigError
-from stepladder.nn.blocks import ChannelNorm, Modulation, ResidualBlock, zero_init
+from stepladder.nn.blocks import ChannelNorm, ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import linear_estimate
@@ -38,8 +34,6 @@ from stepladder.sampling.scales import down
 from stepladder.sampling.stages import Stage
 
 __all__ = ["ConvDecoder", "ConvDecoderConfig"]
-
-_PATCH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +66,36 @@ class ConvDecoderConfig:
     """Width of the embedding of noise coordinate and scale."""
     hand_on_features: bool = False
     """Whether a stage also receives the features of the stage before, beside its clean image."""
+    stages: list[ConvStageConfig] | None = None
+    """Sizes of a network of its own for each stage, coarse first; None for one network for all stages, of the sizes
+    above."""
 
     def __post_init__(self) -> None:
-        widths = ("width", "coarse_width", "context_width", "estimate_width", "head_width", "embedding_width")
+        widths = ("context_width", "estimate_width", "embedding_width")
         check_between(self, 1, MAX_WIDTH, *widths, where="Decoder", usual="16 to 512")
-        depths = ("depth", "coarse_depth", "context_depth", "estimate_depth")
+        depths = ("context_depth", "estimate_depth")
         check_between(self, 0, MAX_DEPTH, *depths, where="Decoder", usual="2 to 8")
         if self.embedding_width % 2:
             raise ConfigError(f"Decoder embedding_width {self.embedding_width} is odd. Pass an even number.")
+        self.sizes()
+
+    def sizes(self) -> list[ConvStageConfig]:
+        """Sizes of the network of each stage, or of the one for all of them."""
+        return self.stages or [
+            ConvStageConfig(
+                width=self.width,
+                depth=self.depth,
+                coarse_width=self.coarse_width,
+                coarse_depth=self.coarse_depth,
+                head_width=self.head_width,
+            )
+        ]
 
 
 class ConvDecoder(DecoderNetwork):
     """Noisy images (B, 3, h, w) to clean ones, given the context of a latent."""
 
-    side_multiple = 2 * _PATCH
+    side_multiple = 2 * PATCH
 
     def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
         super().__init__()
@@ -100,22 +110,19 @@ class ConvDecoder(DecoderNetwork):
             nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
 
-        self.stem = nn.Conv2d(6 * _PATCH**2, config.width, 3, padding=1)
-        self.inject = nn.Conv2d(self.reader.width, config.width, 1)
-        self.before = _blocks(config, config.width, config.depth)
-        self.coarsen = nn.Conv2d(config.width, config.coarse_width, 3, stride=2, padding=1)
-        self.coarse = _blocks(config, config.coarse_width, config.coarse_depth)
-        self.refine = nn.Conv2d(config.coarse_width, config.width, 1)
-        self.after = _blocks(config, config.width, config.depth)
-        self.norm = ChannelNorm(config.width)
-        self.modulation = Modulation(embedding, config.width)
-        self.head_modulation = Modulation(embedding, config.head_width)
-        if config.hand_on_features:
-            self.receive_norm = ChannelNorm(config.width)
-            self.receive = zero_init(nn.Conv2d(config.width, config.coarse_width, 1))
-        self.to_head = nn.Conv2d(config.width, config.head_width * _PATCH**2, 1)
-        self.head = nn.Conv2d(config.head_width + 6, config.head_width, 3, padding=1)
-        self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
+        sizes = config.sizes()
+        received = [None, *(size.width for size in sizes[:-1])] if config.stages else [config.width]
+        self.stages = nn.ModuleList(
+            ConvStage(
+                size,
+                embedding=embedding,
+                context=self.reader.width,
+                received=width if config.hand_on_features else None,
+            )
+            for size, width in zip(sizes, received, strict=True)
+        )
+        if not config.stages:
+            self.register_load_state_dict_pre_hook(_name_network)  # type: ignore[no-untyped-call]
 
     @property
     def linear(self) -> nn.Conv2d:  # type: ignore[override]
@@ -129,8 +136,8 @@ class ConvDecoder(DecoderNetwork):
 
     @property
     def output_layers(self) -> tuple[nn.Module, ...]:
-        """The last convolution."""
-        return (self.out,)
+        """The last convolution of each network."""
+        return tuple(network.get_submodule("out") for network in self.stages)
 
     def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
         """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean."""
@@ -138,11 +145,8 @@ class ConvDecoder(DecoderNetwork):
 
     @property
     def reach(self) -> int:
-        """Receptive field of a prediction on each side, in pixels: all convolutions of 3 x 3, each on its own grid."""
-        depth, coarse_depth = self.config.depth, self.config.coarse_depth
-        after = 1 + 2 * depth  # cells of 1/4: the head, the blocks after the coarse grid
-        coarse = -(-after // 2) + 2 * coarse_depth  # cells of 1/8
-        return _PATCH * (2 * coarse + 1 + 2 * depth + 1)  # the way to 1/8, the blocks before it, the stem
+        """Receptive field of a prediction on each side, in pixels, at the stage where it is largest."""
+        return max(size.reach for size in self.config.sizes())
 
     @property
     def latent_cell(self) -> int:  # type: ignore[override]
@@ -196,11 +200,14 @@ class ConvDecoder(DecoderNetwork):
         """
         base = context.base(stage, previous)
         estimate = linear_estimate(x, base, u, stage)
-        dtype = self.stem.weight.dtype  # times and images stay in float32 until here
+        network = self._network(stage)
+        dtype = network.stem.weight.dtype  # times and images stay in float32 until here
         embedding = self.place(u, stage)
         seen = torch.cat([estimate.innovation, base], dim=1).to(dtype)  # (B, 6, h, w)
-        features = self._features(seen, embedding, stage, context, previous)  # (B, width, h/4, w/4)
-        residual = self._head(features, seen, embedding)
+        injected = _resample(network.inject(context.features), self.reader.cell, PATCH * stage.downscale)
+        received = previous.features[0] if previous is not None and previous.features else None
+        features = network.features(seen, embedding, injected, received)  # (B, width, h/4, w/4)
+        residual = network.residual(features, seen, embedding)
         if self.config.prediction == "clean":
             residual = torch.addcmul(estimate.clean, residual.float(), estimate.deviation)
         handed_on = (features,) if self.config.hand_on_features else ()
@@ -211,35 +218,13 @@ class ConvDecoder(DecoderNetwork):
         coordinate = stage.coordinate(u)
         scale = torch.full_like(coordinate, math.log2(stage.downscale) / 8)
         place = self.noise_embedding(coordinate) + self.scale_embedding(scale)
-        embedding: Tensor = self.embed(place.to(self.stem.weight.dtype))
+        embedding: Tensor = self.embed(place.to(self.embed[0].weight.dtype))
         return embedding
 
-    def _features(
-        self, seen: Tensor, embedding: Tensor, stage: Stage, context: Context, previous: Denoised | None
-    ) -> Float[Tensor, "b c h w"]:
-        """Features on the two coarse grids."""
-        injected = _resample(self.inject(context.features), self.reader.cell, _PATCH * stage.downscale)
-        h = self.stem(F.pixel_unshuffle(seen, _PATCH)) + injected  # (B, width, h/4, w/4)
-        for block in self.before:
-            h = block(h, embedding)
-        low = self.coarsen(h)  # (B, coarse_width, h/8, w/8)
-        if self.config.hand_on_features and previous is not None:
-            low = low + self.receive(self.receive_norm(previous.features[0]))
-        for block in self.coarse:
-            low = block(low, embedding)
-        h = h + F.interpolate(self.refine(low), scale_factor=2.0, mode="nearest")
-        for block in self.after:
-            h = block(h, embedding)
-        return h
-
-    def _head(self, features: Tensor, seen: Tensor, embedding: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """The layers at full resolution, across the borders of patches."""
-        features = self.modulation(self.norm(features), embedding)
-        hidden = F.pixel_shuffle(self.to_head(F.silu(features)), _PATCH)  # (B, head_width, h, w)
-        hidden = torch.cat([hidden, seen.to(hidden.dtype)], dim=1)  # of one name, so that at most two are held
-        hidden = self.head_modulation(self.head(hidden), embedding)
-        residual: Tensor = self.out(F.silu(hidden))
-        return residual
+    def _network(self, stage: Stage) -> ConvStage:
+        network = self.stages[stage.index if self.config.stages else 0]
+        assert isinstance(network, ConvStage)
+        return network
 
 
 class _LatentReader(nn.Module):
@@ -257,7 +242,7 @@ class _LatentReader(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(self.width) for _ in range(config.context_depth)))
         self.linear = nn.Conv2d(latent_channels, 3 * stride**2, 3, padding=1)
         if config.estimate_depth:
-            coarse, self.width, self.cell = self.width, config.estimate_width, _PATCH
+            coarse, self.width, self.cell = self.width, config.estimate_width, PATCH
             self.enlarge = nn.Conv2d(coarse, self.width * _finer(stride) ** 2, 1)
             self.estimate = nn.Sequential(*(ResidualBlock(self.width) for _ in range(config.estimate_depth)))
             self.norm = ChannelNorm(self.width)
@@ -281,18 +266,21 @@ class _LatentReader(nn.Module):
         self.linear.bias.copy_(mean)
 
 
+def _name_network(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Takes weights of one network for all stages that were saved before stages could have their own."""
+    others = tuple(f"{prefix}{part}." for part in ("reader", "embed", "stages"))
+    for name in [name for name in weights if name.startswith(prefix) and not name.startswith(others)]:
+        weights[f"{prefix}stages.0.{name.removeprefix(prefix)}"] = weights.pop(name)
+
+
 def _finer(stride: int) -> int:
     """How much finer the grid of 1/4 is than that of a latent."""
-    if stride % _PATCH or stride == _PATCH:
+    if stride % PATCH or stride == PATCH:
         raise ConfigError(
             f"Decoder estimate_depth does not fit latents of side ratio {stride}, whose grid is no coarser multiple of "
-            f"that of 1/{_PATCH}. Accepted: 8, 12, 16 and so on. Set estimate_depth to 0."
+            f"that of 1/{PATCH}. Accepted: 8, 12, 16 and so on. Set estimate_depth to 0."
         )
-    return stride // _PATCH
-
-
-def _blocks(config: ConvDecoderConfig, width: int, depth: int) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(width, embedding=config.embedding_width) for _ in range(depth))
+    return stride // PATCH
 
 
 def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:

@@ -3,9 +3,9 @@
 For each stage, the image at the scale of the stage, one white noise and a local time u give a point on the stage's path
 (`stages.path`). The loss compares either
 
-    "clean" X_hat with X errors of X weigh the same at every noise level "balanced" X_hat with X, times s / level low
-    levels, whose errors are small, contribute as much as high ones
-    "velocity" w_hat with w errors of X weigh about 1 / level^2: low levels dominate
+    "clean"      X_hat with X                     errors of X weigh the same at every noise level
+    "balanced"   X_hat with X, times s / level    low levels, whose errors are small, contribute as much as high ones
+    "velocity"   w_hat with w                     errors of X weigh about 1 / level^2: low levels dominate
 
 with the level clamped from below at `NOISE_FLOOR_IN_TRAINING`, times the weight of the noise level where there is one
 (`times`).
