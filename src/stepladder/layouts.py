@@ -1,7 +1,7 @@
 """Layouts: the shape of the latent of an image.
 
     grid     (B, c, h, w), h = ceil(H / f), w = ceil(W / f): one vector for each f x f patch, for images of any size
-    tokens (B, N, D): a list of N vectors without positions, for images of one size
+    tokens   (B, N, D): a list of N vectors without positions, for images of one size
 
 Code that depends on the difference uses a layout; networks, bottlenecks and files see only shapes.
 

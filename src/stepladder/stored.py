@@ -6,11 +6,11 @@ uint8, uint16 and int32 that holds the codebook. The metadata holds
 
     format = "stepladder-latents"
     format_version = "3"
-    model name of the model that encoded them
+    model           name of the model that encoded them
     fingerprint     of its encoder: latents fit every model whose encoder has the same one
     codebook_size   K, where indices are stored: they are 0 .. K - 1
     sizes           JSON object, image name -> [H, W], to which a decode crops
-    sha256 of names, values and all of the above, so that a damaged file is an error instead of a bad picture
+    sha256          of names, values and all of the above, so that a damaged file is an error instead of a bad picture
 
 Versions 1 (latents) and 2 (indices) are read as well; their hash is of names and values alone.
 

@@ -4,7 +4,7 @@ With features y of unit scale, codes e_1 .. e_K, the vectors Y_i of a batch of n
 
     z = e_k,  k = argmin_i |y - e_i|          the gradient passes straight to y
     u_i <- d u_i + (1 - d) |Y_i| / n          running share of the vectors, its usage
-    e_i <- e_i + (1 - d) |Y_i| / (n u_i) (mean of Y_i - e_i)
+    e_i <- e_i + (1 - d) |Y_i| / (n u_i) (mean of Y_i - e_i)     a step towards the mean of its vectors
     loss = weight mean((y - sg(z))^2)         keeps the encoder near the codes
 
 which is the average of sums over the average of counts, without a division for unused codes. A code whose usage falls

@@ -4,7 +4,7 @@ An image is cut into cells of one size. With mean m, leading principal component
 deviations s of the n = 3 x rows x columns values of a cell,
 
     code = V (cell - m) / s          white, of unit scale
-    cell ~ (V s)' code + m the best linear decoding of that many numbers
+    cell ~ (V s)' code + m           the best linear decoding of that many numbers
 
 A network that adds to this code starts at a quality that training from random weights takes long to reach.
 """

