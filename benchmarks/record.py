@@ -7,6 +7,7 @@
     python benchmarks/record.py NAME --command paths --data-name TEXT -- DATA [--export DIR] [--size 256]
     python benchmarks/record.py NAME --command precision --data-name TEXT -- DATA [MODEL@N ...]
     python benchmarks/record.py NAME --command decisions --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--seeds N]
+    python benchmarks/record.py NAME --command scales --data-name TEXT -- DATA MODEL@N [MODEL@N ...] [--size 256]
     python benchmarks/record.py NAME --command peer --data-name TEXT -- DATA DECODER.onnx ENCODER MODEL@N [MODEL@N ...]
 
 runs `stepladder evaluate`, `stepladder benchmark` or a script of this folder with these arguments in this environment,
@@ -39,9 +40,10 @@ SCRIPTS = {
     "peer": "benchmarks/peer.py",
     "precision": "benchmarks/precision.py",
     "samplers": "benchmarks/samplers.py",
+    "scales": "benchmarks/scales.py",
 }
 """Measurements that are no command of the package."""
-WITH_DATA = ("evaluate", "decisions", "paths", "peer", "precision", "samplers")
+WITH_DATA = ("evaluate", "decisions", "paths", "peer", "precision", "samplers", "scales")
 """Those whose first argument is data."""
 COMMANDS = {
     "evaluate": "name the data and at least one model after '--', as for `stepladder evaluate`",
@@ -49,6 +51,7 @@ COMMANDS = {
     "ladder-cost": f"write the options of {SCRIPTS['ladder-cost']} after '--', or none",
     "decisions": f"name the data and at least one model after '--', as for {SCRIPTS['decisions']}",
     "peer": f"name the data, a decoder, an encoder and a model after '--', as for {SCRIPTS['peer']}",
+    "scales": f"name the data and at least one model after '--', as for {SCRIPTS['scales']}",
     "samplers": f"name the data and a model after '--', as for {SCRIPTS['samplers']}",
     "paths": f"name the data after '--', as for {SCRIPTS['paths']}",
     "precision": f"name the data after '--', as for {SCRIPTS['precision']}",

@@ -167,6 +167,8 @@ def _columns(report: Mapping[str, Any]) -> list[Column]:
     rows: Sequence[Row] = report["rows"]
     if "seeds" in report:
         return _decision_columns()
+    if "scale_side" in rows[0]:
+        return _scale_columns()
     if "path" in rows[0]:
         return _path_columns(rows)
     if "psnr_db_bfloat16" in rows[0]:
@@ -208,6 +210,19 @@ def _decision_columns() -> list[Column]:
         ("downscale", "downscale", _number("downscale", 0)),
         ("spread over seeds", "spread", _number("spread", 4)),
         ("decided by the stage", "decided", _number("decided", 4)),
+    ]
+
+
+def _scale_columns() -> list[Column]:
+    """Of the image of each stage, at its own scale."""
+    return [
+        ("model", "model", _code),
+        ("stage", "stage", _number("stage", 0)),
+        ("side", "scale_side", _number("scale_side", 0)),
+        ("PSNR of the initial estimate, dB", "initial_psnr_db", _number("initial_psnr_db", 2)),
+        ("of the stage, dB", "stage_psnr_db", _number("stage_psnr_db", 2)),
+        ("FD (Lite2) of the initial estimate", "initial_fd", _number("initial_fd", 1)),
+        ("of the stage", "stage_fd", _number("stage_fd", 1)),
     ]
 
 

@@ -117,7 +117,8 @@ def test_an_accelerator_that_a_report_describes_is_found_by_its_kind(monkeypatch
         (["speed", *DATA, "--", "x"], "name the data and at least one model after '--'"),
         (
             ["speed", "--", "x", "photo"],
-            "--data-name belongs to --command evaluate, decisions, paths, peer, precision, samplers, which need it.",
+            "--data-name belongs to --command evaluate, decisions, paths, peer, precision, samplers, scales, which "
+            "need it.",
         ),
         (["speed", "--command", "benchmark"], "name at least one model after '--'"),
         (["speed", "--command", "benchmark", *DATA, "--", "photo"], "--data-name belongs to --command evaluate"),
