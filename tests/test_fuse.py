@@ -1,15 +1,27 @@
 """Decodes of one step: what depends on time alone computed once, no noise, half precision."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from export_fakes import filled, handing_on
+from stepladder.decoders import ConvStageConfig
 from stepladder.nn.embedding import Projection
 from stepladder.presets import tiny, tiny_tokens
 from stepladder.sampling.randomness import generator, normal
 from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 
-CONFIGS = {"conv": tiny, "handing on": handing_on, "tokens": tiny_tokens}
+
+def networks() -> TokenizerConfig:
+    """Stages with networks of their own."""
+    config = handing_on()
+    sizes = [ConvStageConfig(width=width, depth=1, coarse_width=8, coarse_depth=1, head_width=4) for width in (12, 4)]
+    return replace(config, decoder=replace(config.decoder, stages=sizes))
+
+
+CONFIGS = {"conv": tiny, "handing on": handing_on, "networks": networks, "tokens": tiny_tokens}
 
 
 @pytest.fixture(params=list(CONFIGS))
