@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export_fakes import filled, handing_on
-from stepladder.decoders import ConvStageConfig
+from stepladder.decoders import StageNetworkConfig
 from stepladder.nn.embedding import Projection
 from stepladder.presets import tiny, tiny_tokens
 from stepladder.sampling.randomness import generator, normal
@@ -17,8 +17,10 @@ from stepladder.tokenizer_config import TokenizerConfig
 def networks() -> TokenizerConfig:
     """Stages with networks of their own."""
     config = handing_on()
-    sizes = [ConvStageConfig(width=width, depth=1, coarse_width=8, coarse_depth=1, head_width=4) for width in (12, 4)]
-    return replace(config, decoder=replace(config.decoder, stages=sizes))
+    sizes = [
+        StageNetworkConfig(width=width, depth=1, coarse_width=8, coarse_depth=1, head_width=4) for width in (12, 4)
+    ]
+    return replace(config, decoder=replace(config.decoder, networks=sizes))
 
 
 CONFIGS = {"conv": tiny, "handing on": handing_on, "networks": networks, "tokens": tiny_tokens}

@@ -32,26 +32,26 @@ last() { # last N WORD...: the last N words
 light='{"depth": 1, "coarse_depth": 1}' wide='{"coarse_width": 256, "coarse_depth": 4}'
 for k in "$@"; do
     case $k in # networks of the stages, coarse first
-        2-light) stages='[{}, {"depth": 1, "coarse_depth": 2}]' ;;
-        2-wide) stages="[$wide, $light]" ;;
-        3-light) stages="[{}, {}, $light]" ;;
-        3-wide) stages="[$wide, $wide, $light]" ;;
+        2-light) networks='[{}, {"depth": 1, "coarse_depth": 2}]' ;;
+        2-wide) networks="[$wide, $light]" ;;
+        3-light) networks="[{}, {}, $light]" ;;
+        3-wide) networks="[$wide, $wide, $light]" ;;
         *-*) echo "error: unknown ladder '$k'. Accepted: 1 to 4, 2-light, 2-wide, 3-light, 3-wide." >&2 && exit 2 ;;
-        *) stages="" ;;
+        *) networks="" ;;
     esac
     start=runs/ladders/$rate-start-$k teacher=runs/ladders/$rate-teacher-$k student=runs/ladders/$rate-student-$k
     count=${k%-*}
     e=$(last "$count" $ends) r=$(last "$count" $residuals)
     [ -d "$start" ] ||
-        python recipes/ladders/start.py "$initial" "$count" "$start" --ends $e --residuals $r ${stages:+--networks "$stages"}
+        python recipes/ladders/start.py "$initial" "$count" "$start" --ends $e --residuals $r ${networks:+--networks "$networks"}
     [ -d "$teacher/model" ] || stepladder train "recipes/ladders/$rate-teacher.toml" --out "$teacher" \
         --set "start.encoder_from=\"$start\"" --set "start.decoder_from=\"$start\"" \
         --set "tokenizer.ladder.num_stages=$count" --set "tokenizer.ladder.ends=[$(echo $e | tr ' ' ,)]" \
-        --set "tokenizer.ladder.residuals=[$(echo $r | tr ' ' ,)]" ${stages:+--set "tokenizer.decoder.stages=$stages"}
+        --set "tokenizer.ladder.residuals=[$(echo $r | tr ' ' ,)]" ${networks:+--set "tokenizer.decoder.networks=$networks"}
     [ -d "$student/model" ] || stepladder distill "recipes/ladders/$rate-student.toml" --out "$student" \
         --set "teacher=\"$teacher/model\""
     ln -sfn "$rate-student-$k/model" "runs/ladders/$rate-k$k"
-    [ "$count" -gt 1 ] && [ -z "$stages" ] || continue
+    [ "$count" -gt 1 ] && [ -z "$networks" ] || continue
     [ -d "$student-every/model" ] || stepladder distill "recipes/ladders/$rate-student.toml" --out "$student-every" \
         --set "teacher=\"$teacher/model\"" --set recipe.every_scale=true
     ln -sfn "$rate-student-$k-every/model" "runs/ladders/$rate-k$k-every"

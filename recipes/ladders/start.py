@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from stepladder import Tokenizer
-from stepladder.decoders import ConvStageConfig
+from stepladder.decoders import StageNetworkConfig
 
 
 def main() -> None:
@@ -25,17 +25,15 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--ends", type=float, nargs="+", required=True)
     parser.add_argument("--residuals", type=float, nargs="+", required=True)
-    parser.add_argument(
-        "--networks", help="sizes of the network of each stage, as JSON; one network for all by default"
-    )
+    parser.add_argument("--networks", help="sizes of several networks, as JSON; one for all by default")
     options = parser.parse_args()
     model = Tokenizer.from_pretrained(options.model)
     ends, residuals = tuple(options.ends), tuple(options.residuals)
     ladder = replace(model.config.ladder, num_stages=options.stages, ends=ends, residuals=residuals)
     torch.manual_seed(0)
     sizes = json.loads(options.networks or "null")
-    stages = sizes and [ConvStageConfig(**size) for size in sizes]
-    fresh = Tokenizer(replace(model.config, ladder=ladder, decoder=replace(model.config.decoder, stages=stages)))
+    networks = sizes and [StageNetworkConfig(**size) for size in sizes]
+    fresh = Tokenizer(replace(model.config, ladder=ladder, decoder=replace(model.config.decoder, networks=networks)))
     fresh.encoder.load_state_dict(model.encoder.state_dict())
     fresh.bottleneck.load_state_dict(model.bottleneck.state_dict())
     fresh.decoder.network.reader.load_state_dict(model.decoder.network.reader.state_dict())

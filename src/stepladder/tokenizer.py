@@ -71,7 +71,9 @@ class Tokenizer(Pretrained):
         self.config = config
         self.bottleneck = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
-        self.decoder = LadderDecoder(build_network(config.decoder, config.layout), config.ladder.schedule())
+        self.decoder = LadderDecoder(
+            build_network(config.decoder, config.layout, config.ladder.num_stages), config.ladder.schedule()
+        )
         if self.decoder.network.tile_margin is not None:
             self._check_tile(config.tile)
         check_ladder(self.layout, self.decoder.side_multiple, self.schedule.num_stages)

@@ -86,11 +86,12 @@ class TokenizerConfig:
         check_between(self, 1, MAX_WIDTH, "latent_channels", where="Tokenizer", usual="4 to 64")
         check_between(self, 1, MAX_STEPS, "steps_per_stage", where="Tokenizer", usual="1 to 64")
         check_between(self, 0, MAX_TILE, "tile", where="Tokenizer", usual="512 to 2048; 0 for no tiles")
-        stages = self.decoder.stages if isinstance(self.decoder, ConvDecoderConfig) else None
-        if stages is not None and len(stages) != self.ladder.num_stages:
+        networks = self.decoder.networks if isinstance(self.decoder, ConvDecoderConfig) else None
+        stages = self.ladder.num_stages
+        if networks is not None and not 1 <= len(networks) <= stages:
             raise ConfigError(
-                f"Decoder stages are sizes of {len(stages)} networks, for a ladder of {self.ladder.num_stages} stages. "
-                "Write one entry for each stage, or leave decoder.stages out."
+                f"Decoder networks are sizes of {len(networks)}, for a ladder of {stages} stages. Accepted: 1 to "
+                f"{stages}. Write as many entries, or leave decoder.networks out."
             )
 
     @property

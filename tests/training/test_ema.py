@@ -58,7 +58,7 @@ def test_the_average_learns_nothing_by_itself_and_copies_buffers():
 def test_a_run_releases_its_average_and_not_its_last_weights(make_config, tmp_path):
     train(make_config(steps=6, ema_decay=0.99), tmp_path)
     state = load_state(tmp_path / "checkpoints" / "step-0000006")
-    name = "decoder.network.stages.0.stem.weight"
+    name = "decoder.network.networks.0.stem.weight"
     assert not torch.equal(state.ema[f"module.{name}"], state.model[name])
     released = Tokenizer.from_pretrained(tmp_path / "model").state_dict()
     assert all(torch.equal(value, state.ema[f"module.{key}"]) for key, value in released.items())

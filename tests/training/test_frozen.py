@@ -207,7 +207,7 @@ def test_the_initial_estimate_learns_alone(config, tmp_path):
     records = read_records(tmp_path / "run" / "records.jsonl")
     assert records[-1]["losses"]["initial"] < records[0]["losses"]["initial"]
     assert records[-1]["stage_residuals"] is None
-    assert Tokenizer.from_pretrained(folder).decoder.network.stages[0].out.weight.abs().max() == 0
+    assert Tokenizer.from_pretrained(folder).decoder.network.networks[0].out.weight.abs().max() == 0
 
 
 def test_a_decoder_without_layers_of_its_own_for_it_refuses_that_target():

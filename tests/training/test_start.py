@@ -200,7 +200,7 @@ def test_the_encoder_alone_may_be_taken(make_config, trained):
     wanted = Tokenizer.from_pretrained(trained)
     fresh = make_tokenizer(make_config())
     assert found.fingerprint() == wanted.fingerprint() != fresh.fingerprint()
-    assert torch.equal(found.decoder.network.stages[0].stem.weight, fresh.decoder.network.stages[0].stem.weight)
+    assert torch.equal(found.decoder.network.networks[0].stem.weight, fresh.decoder.network.networks[0].stem.weight)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_residual_is_the_deviation_of_what_the_last_layer_adds():
     config = replace(presets.tiny(), ladder=replace(presets.tiny().ladder, num_stages=1))
     tokenizer = moved(config)
     (found,) = stage_residuals(tokenizer, images(), seed=5)
-    out = tokenizer.decoder.network.stages[0].out
+    out = tokenizer.decoder.network.networks[0].out
     with torch.no_grad():
         out.weight.mul_(3)
         out.bias.mul_(3)

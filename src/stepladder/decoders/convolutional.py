@@ -3,10 +3,10 @@
     latent  -> context: residual blocks on the grid of the latent, and where wanted on that of 1/4 after it, give
                features and an initial estimate (once a decode)
     x, base (at the scale of the stage) and features
-            -> the network of the stage (`convolutional_stage`) -> image
+            -> the network of the stage (`stage_network`) -> image
 
-One network serves all stages, or each has one of its own. There are no positions and no statistics over the image, so a
-network trained on crops decodes any size.
+One network serves all stages, or the last ones have networks of their own. There are no positions and no statistics
+over the image, so a network trained on crops decodes any size.
 
 The base is the initial estimate with its low frequencies replaced by those of the previous clean image
 (`base.Context`). With x-prediction, a network adds to the best linear estimate from base and noisy image
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_between
 from stepladder.decoders.base import Context, DecoderNetwork, PredictionKind, clean_from_prediction
-from stepladder.decoders.convolutional_stage import PATCH, ConvStage, ConvStageConfig
+from stepladder.decoders.stage_network import PATCH, StageNetwork, StageNetworkConfig
 from stepladder.errors import ConfigError
 from stepladder.nn.blocks import ChannelNorm, ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
@@ -66,9 +66,9 @@ class ConvDecoderConfig:
     """Width of the embedding of noise coordinate and scale."""
     hand_on_features: bool = False
     """Whether a stage also receives the features of the stage before, beside its clean image."""
-    stages: list[ConvStageConfig] | None = None
-    """Sizes of a network of its own for each stage, coarse first; None for one network for all stages, of the sizes
-    above."""
+    networks: list[StageNetworkConfig] | None = None
+    """Sizes of the networks of the last stages, coarse first; the first serves all coarser stages, too. None for one
+    network for all stages, of the sizes above."""
 
     def __post_init__(self) -> None:
         widths = ("context_width", "estimate_width", "embedding_width")
@@ -79,10 +79,12 @@ class ConvDecoderConfig:
             raise ConfigError(f"Decoder embedding_width {self.embedding_width} is odd. Pass an even number.")
         self.sizes()
 
-    def sizes(self) -> list[ConvStageConfig]:
-        """Sizes of the network of each stage, or of the one for all of them."""
-        return self.stages or [
-            ConvStageConfig(
+    def sizes(self) -> list[StageNetworkConfig]:
+        """Sizes of all networks, coarse first."""
+        if self.networks is not None:
+            return self.networks
+        return [
+            StageNetworkConfig(
                 width=self.width,
                 depth=self.depth,
                 coarse_width=self.coarse_width,
@@ -97,7 +99,17 @@ class ConvDecoder(DecoderNetwork):
 
     side_multiple = 2 * PATCH
 
-    def __init__(self, config: ConvDecoderConfig, latent_channels: int, stride: int) -> None:
+    def __init__(
+        self, config: ConvDecoderConfig, latent_channels: int, stride: int, num_stages: int | None = None
+    ) -> None:
+        """Builds the network.
+
+        Args:
+            config: Its sizes.
+            latent_channels: c of the latent.
+            stride: Side ratio of image and latent.
+            num_stages: Stages of its ladder; None for any number.
+        """
         super().__init__()
         self.config = config
         self.stride = stride
@@ -111,9 +123,10 @@ class ConvDecoder(DecoderNetwork):
         )
 
         sizes = config.sizes()
-        received = [None, *(size.width for size in sizes[:-1])] if config.stages else [config.width]
-        self.stages = nn.ModuleList(
-            ConvStage(
+        alone = config.networks is not None and num_stages == len(sizes)  # the first network receives nothing
+        received = [None if alone else sizes[0].width, *(size.width for size in sizes[:-1])]
+        self.networks = nn.ModuleList(
+            StageNetwork(
                 size,
                 embedding=embedding,
                 context=self.reader.width,
@@ -121,7 +134,7 @@ class ConvDecoder(DecoderNetwork):
             )
             for size, width in zip(sizes, received, strict=True)
         )
-        if not config.stages:
+        if config.networks is None:
             self.register_load_state_dict_pre_hook(_name_network)  # type: ignore[no-untyped-call]
 
     @property
@@ -137,7 +150,7 @@ class ConvDecoder(DecoderNetwork):
     @property
     def output_layers(self) -> tuple[nn.Module, ...]:
         """The last convolution of each network."""
-        return tuple(network.get_submodule("out") for network in self.stages)
+        return tuple(network.get_submodule("out") for network in self.networks)
 
     def start_from_synthesis(self, synthesis: Float[Tensor, "c n"], mean: Float[Tensor, " n"]) -> None:
         """Makes the initial estimate the linear decoding of a linear code: latent times matrix, plus mean."""
@@ -221,9 +234,10 @@ class ConvDecoder(DecoderNetwork):
         embedding: Tensor = self.embed(place.to(self.embed[0].weight.dtype))
         return embedding
 
-    def _network(self, stage: Stage) -> ConvStage:
-        network = self.stages[stage.index if self.config.stages else 0]
-        assert isinstance(network, ConvStage)
+    def _network(self, stage: Stage) -> StageNetwork:
+        before_the_last = stage.downscale.bit_length() - 1  # downscale is a power of two
+        network = self.networks[max(0, len(self.networks) - 1 - before_the_last)]
+        assert isinstance(network, StageNetwork)
         return network
 
 
@@ -267,10 +281,10 @@ class _LatentReader(nn.Module):
 
 
 def _name_network(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
-    """Takes weights of one network for all stages that were saved before stages could have their own."""
-    others = tuple(f"{prefix}{part}." for part in ("reader", "embed", "stages"))
+    """Takes weights of one network for all stages that were saved before there could be several."""
+    others = tuple(f"{prefix}{part}." for part in ("reader", "embed", "networks"))
     for name in [name for name in weights if name.startswith(prefix) and not name.startswith(others)]:
-        weights[f"{prefix}stages.0.{name.removeprefix(prefix)}"] = weights.pop(name)
+        weights[f"{prefix}networks.0.{name.removeprefix(prefix)}"] = weights.pop(name)
 
 
 def _finer(stride: int) -> int:

@@ -1,7 +1,8 @@
 """Distillation runs: a many-step teacher, and a student that takes each scale in one network evaluation.
 
-The student has the teacher's network and starts from its exported weights, which are averaged ones. Encoder and
-bottleneck are shared and frozen; the teacher stays in evaluation mode. The mathematics is in `losses.distillation` and
+The student has the teacher's network and starts from its exported weights, which are averaged ones, or it starts from
+another model, whose networks may be smaller. Encoder and bottleneck are shared and frozen, the ladder is the teacher's;
+the teacher stays in evaluation mode. The mathematics is in `losses.distillation` and
 `losses.adversarial`.
 
 A teacher may be guided. The student is not: it learns the guided result in one evaluation, with the latent.
@@ -70,9 +71,9 @@ def distill(
         Folder of the student (averaged weights); its `steps_per_stage` is 1.
 
     Raises:
-        CheckpointError: If the teacher cannot be loaded.
-        ConfigError: If it is to be guided, and has no null latent; or if an initial estimate shall not learn that no
-            layers of its own make.
+        CheckpointError: If the teacher, or what the student starts from, cannot be loaded.
+        ConfigError: If the teacher is to be guided, and has no null latent; if the student has another encoder or
+            ladder; or if an initial estimate shall not learn that no layers of its own make.
         OutputError: If the folder holds another run, or cannot be written.
         DataError: If the data cannot be used.
         TrainingError: If the loss stops being finite.
@@ -80,7 +81,7 @@ def distill(
 
     def objective() -> LadderObjective:
         teacher = Tokenizer.from_pretrained(config.teacher)
-        student = make_student(teacher)
+        student = make_student(_start(config, teacher))
         _open_encoder(student, config)
         if not config.train_initial:
             _freeze_initial(student)
@@ -96,6 +97,24 @@ def distill(
                     return AdversarialObjective(student, teacher, recipe, wanted, linear_rate_scale=rate)
 
     return run_on_images(objective, config, run_dir, resume=resume, on_record=on_record, stop_after=stop_after)
+
+
+def _start(config: DistillConfig, teacher: Tokenizer) -> Tokenizer:
+    """The model from which the student starts."""
+    if config.student is None:
+        return teacher
+    start = Tokenizer.from_pretrained(config.student)
+    if start.fingerprint() != teacher.fingerprint():
+        raise ConfigError(
+            f"student '{config.student}' has another encoder than teacher '{config.teacher}'. Both read the same "
+            "latents. Name a model that was trained on the teacher's encoder."
+        )
+    if start.schedule != teacher.schedule:
+        raise ConfigError(
+            f"student '{config.student}' has another ladder than teacher '{config.teacher}', which teaches it stage by "
+            "stage. Name a model with the teacher's tokenizer.ladder."
+        )
+    return start
 
 
 def _open_encoder(student: Tokenizer, config: DistillConfig) -> None:
@@ -122,10 +141,10 @@ def _freeze_initial(student: Tokenizer) -> None:
     layers.requires_grad_(False)
 
 
-def make_student(teacher: Tokenizer) -> Tokenizer:
-    """A copy of the teacher that takes one step per scale, without guidance."""
-    student = Tokenizer(replace(teacher.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
-    student.load_state_dict(teacher.state_dict())
+def make_student(start: Tokenizer) -> Tokenizer:
+    """A copy of the teacher, or of another model, that takes one step per scale, without guidance."""
+    student = Tokenizer(replace(start.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
+    student.load_state_dict(start.state_dict())
     return student
 
 

@@ -165,7 +165,10 @@ class DistillConfig(ImageRunConfig):
     """A run that distils a many-step decoder to one network evaluation per scale."""
 
     teacher: str
-    """Model (name, folder or hub id) that teaches, and from which the student starts; any number of stages."""
+    """Model (name, folder or hub id) that teaches; any number of stages."""
+    student: str | None = None
+    """Model from which the student starts, of the teacher's encoder and ladder: with smaller networks, or distilled
+    before; by default the teacher."""
     encoder: str | None = None
     """Path of the frozen encoder, for a teacher without one of its own; by default the one that the teacher names."""
     train_initial: bool = True

@@ -21,14 +21,14 @@ from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_between
 from stepladder.nn.blocks import ChannelNorm, Modulation, ResidualBlock, zero_init
 from stepladder.nn.embedding import TimeFeatures
 
-__all__ = ["PATCH", "ConvStage", "ConvStageConfig"]
+__all__ = ["PATCH", "StageNetwork", "StageNetworkConfig"]
 
 PATCH = 4
 """Side of a patch: the finer of the two grids has a cell for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvStageConfig:
+class StageNetworkConfig:
     """Sizes of the network of a stage."""
 
     width: int = 96
@@ -55,10 +55,10 @@ class ConvStageConfig:
         return PATCH * (2 * coarse + 1 + 2 * self.depth + 1)  # the way to 1/8, the blocks before it, the stem
 
 
-class ConvStage(nn.Module):
+class StageNetwork(nn.Module):
     """From what a stage sees to features, and to what is added to its linear estimate."""
 
-    def __init__(self, config: ConvStageConfig, *, embedding: int, context: int, received: int | None) -> None:
+    def __init__(self, config: StageNetworkConfig, *, embedding: int, context: int, received: int | None) -> None:
         """Builds the network.
 
         Args:
