@@ -3,8 +3,12 @@
     x, base -> patches of 4 x 4, on a grid of 1/4 -> blocks -> grid of 1/8 -> blocks -> grid of 1/4 -> blocks
             -> 4 x 4 patches of head features -> convolutions at full resolution, which see x and base again -> residual
 
-All sides are those of the stage. One such network serves all stages, or each stage has its own: at half the side an
-evaluation costs a quarter, so that wide coarse stages are cheap, and a narrow last one saves most.
+All sides are those of the stage. Most of the computation runs on two grids of wide features, where dense 3 x 3
+convolutions are efficient matrix products. Only the thin head runs at full resolution, across the borders of patches,
+so that patches leave no visible grid.
+
+One such network serves all stages, or the last ones have their own: at half the side an evaluation costs a quarter, so
+that wide coarse stages are cheap, and fewer blocks in the last one save most.
 
 Features are normalised to unit scale before the head, and modulations are bounded. Otherwise features of a coarse
 stage, whose loss is small, can grow until the head saturates and its gradient vanishes.
