@@ -236,7 +236,8 @@ def test_in_bfloat16_networks_compute_in_it_and_times_stay_float32(preset):
     seen = {}
     decoder = tokenizer.decoder.network
     decoder.noise_embedding.register_forward_pre_hook(lambda _, inputs: seen.update(time=inputs[0].dtype))
-    decoder.stem.register_forward_hook(lambda *call: seen.update(features=call[-1].dtype))
+    stem = next(layer for name, layer in decoder.named_modules() if name.endswith("stem") and "reader" not in name)
+    stem.register_forward_hook(lambda *call: seen.update(features=call[-1].dtype))
     network[1].register_forward_hook(lambda *call: seen.update(foreign=call[-1].dtype))
     contenders = [
         tokenizer_contender("tiny", tokenizer, 1),

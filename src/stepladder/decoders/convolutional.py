@@ -30,7 +30,6 @@ from stepladder.nn.blocks import ChannelNorm, ResidualBlock, zero_init
 from stepladder.nn.embedding import ScalarEmbedding
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.path import linear_estimate
-from stepladder.sampling.scales import down
 from stepladder.sampling.stages import Stage
 
 __all__ = ["ConvDecoder", "ConvDecoderConfig"]
@@ -217,10 +216,10 @@ class ConvDecoder(DecoderNetwork):
         dtype = network.stem.weight.dtype  # times and images stay in float32 until here
         embedding = self.place(u, stage)
         seen = torch.cat([estimate.innovation, base], dim=1).to(dtype)  # (B, 6, h, w)
-        injected = _resample(network.inject(context.features), self.reader.cell, PATCH * stage.downscale)
         received = previous.features[0] if previous is not None and previous.features else None
-        features = network.features(seen, embedding, injected, received)  # (B, width, h/4, w/4)
-        residual = network.residual(features, seen, embedding)
+        features, residual = network(
+            seen, embedding, context.features, received, cell=self.reader.cell, downscale=stage.downscale
+        )
         if self.config.prediction == "clean":
             residual = torch.addcmul(estimate.clean, residual.float(), estimate.deviation)
         handed_on = (features,) if self.config.hand_on_features else ()
@@ -295,10 +294,3 @@ def _finer(stride: int) -> int:
             f"that of 1/{PATCH}. Accepted: 8, 12, 16 and so on. Set estimate_depth to 0."
         )
     return stride // PATCH
-
-
-def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:
-    """Resamples features from one stride to another: means to a coarser grid, repeats to a finer one."""
-    if to_stride >= from_stride:
-        return down(features, to_stride // from_stride)
-    return F.interpolate(features, scale_factor=float(from_stride // to_stride), mode="nearest")

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from stepladder.configs import MAX_DEPTH, MAX_WIDTH, check_between
 from stepladder.nn.blocks import ChannelNorm, Modulation, ResidualBlock, zero_init
 from stepladder.nn.embedding import TimeFeatures
+from stepladder.sampling.scales import down
 
 __all__ = ["PATCH", "StageNetwork", "StageNetworkConfig"]
 
@@ -90,24 +91,29 @@ class StageNetwork(nn.Module):
         self.head = nn.Conv2d(config.head_width + 6, config.head_width, 3, padding=1)
         self.out = zero_init(nn.Conv2d(config.head_width, 3, 3, padding=1))
 
-    def features(
+    def forward(
         self,
         seen: Float[Tensor, "b 6 h w"],
         embedding: TimeFeatures,
-        injected: Float[Tensor, "b width y x"],
-        received: Float[Tensor, "b n y2 x2"] | None,
-    ) -> Float[Tensor, "b width y x"]:
-        """Features on the two grids.
+        context: Float[Tensor, "b n y x"],
+        received: Float[Tensor, "b m y2 x2"] | None,
+        *,
+        cell: int,
+        downscale: int,
+    ) -> tuple[Float[Tensor, "b width y4 x4"], Float[Tensor, "b 3 h w"]]:
+        """Features on the grid of 1/4, and the residual.
 
         Args:
             seen: Noisy image and base.
             embedding: Of noise coordinate and scale.
-            injected: `inject` of the features of the latent, on the grid of 1/4.
+            context: Features of the latent.
             received: Features of the stage before, whose grid of 1/4 is the one of 1/8 here; None at the first stage.
+            cell: Side of a cell of `context`, in pixels of the image.
+            downscale: Image side over the side of the stage.
         """
-        h = self.stem(F.pixel_unshuffle(seen, PATCH)) + injected  # (B, width, h/4, w/4)
+        h = self.stem(F.pixel_unshuffle(seen, PATCH)) + _resample(self.inject(context), cell, PATCH * downscale)
         for block in self.before:
-            h = block(h, embedding)
+            h = block(h, embedding)  # (B, width, h/4, w/4)
         low = self.coarsen(h)  # (B, coarse_width, h/8, w/8)
         if self.receives and received is not None:
             low = low + self.receive(self.receive_norm(received))
@@ -116,11 +122,9 @@ class StageNetwork(nn.Module):
         h = h + F.interpolate(self.refine(low), scale_factor=2.0, mode="nearest")
         for block in self.after:
             h = block(h, embedding)
-        return h
+        return h, self._head(h, seen, embedding)
 
-    def residual(
-        self, features: Float[Tensor, "b width y x"], seen: Float[Tensor, "b 6 h w"], embedding: TimeFeatures
-    ) -> Float[Tensor, "b 3 h w"]:
+    def _head(self, features: Tensor, seen: Tensor, embedding: TimeFeatures) -> Float[Tensor, "b 3 h w"]:
         """The layers at full resolution, across the borders of patches."""
         features = self.modulation(self.norm(features), embedding)
         hidden = F.pixel_shuffle(self.to_head(F.silu(features)), PATCH)  # (B, head_width, h, w)
@@ -132,3 +136,10 @@ class StageNetwork(nn.Module):
 
 def _blocks(embedding: int, width: int, depth: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(width, embedding=embedding) for _ in range(depth))
+
+
+def _resample(features: Tensor, from_stride: int, to_stride: int) -> Tensor:
+    """Resamples features from one stride to another: means to a coarser grid, repeats to a finer one."""
+    if to_stride >= from_stride:
+        return down(features, to_stride // from_stride)
+    return F.interpolate(features, scale_factor=float(from_stride // to_stride), mode="nearest")
