@@ -168,7 +168,8 @@ def test_a_command_that_is_terminated_leaves_no_temporary_file(python, tmp_path)
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
 def test_a_signal_that_comes_inside_a_finaliser_ends_a_command(python, number, said):
     code = (
-        "import os, time\nfrom stepladder.cli import main\nimport stepladder.models as m\n"
+        "import os, signal, time\nfrom stepladder.cli import main\nimport stepladder.models as m\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background ignore it
         "class Last:\n"
         f"    def __del__(self): os.kill(os.getpid(), {int(number)})\n"
         "def work(text):\n"
