@@ -29,7 +29,6 @@ from stepladder.measure.metrics import FeatureStatistics, FrechetMetric, frechet
 from stepladder.measure.metrics.base import FeatureNetwork
 from stepladder.models import ModelSpec, parse_model_spec
 from stepladder.sampling.scales import down
-from stepladder.sampling.stages import Stage
 from stepladder.tokenizer import Tokenizer
 
 LITE2 = next(m for m in METRICS if isinstance(m, FrechetMetric) and m.key == "fd_efficientnet_lite2")
@@ -49,16 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             open_source(options.data), size=options.size, limit=options.limit, crops=options.crops
         )
         network = LITE2.load(torch.device("cpu"))
-        rows = []
-        for spec in map(parse_model_spec, options.models):
-            tokenizer = Tokenizer.from_pretrained(spec.name)
-            rows += measure(spec, tokenizer, images, network, seed=options.seed, batch=options.batch)
+        specs = [parse_model_spec(name) for name in options.models]
+        models = [(spec, Tokenizer.from_pretrained(spec.name)) for spec in specs]
+        count, rows = measure(models, images, network, seed=options.seed, batch=options.batch)
     except StepladderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report = {
         "data": images.source.name,
-        "images": sum(1 for _ in images),
+        "images": count,
         "crops": options.crops,
         "size": options.size,
         "seed": options.seed,
@@ -73,50 +71,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @torch.no_grad()
 def measure(
-    spec: ModelSpec, tokenizer: Tokenizer, images: EvaluationImages, network: FeatureNetwork, *, seed: int, batch: int
-) -> list[dict[str, Any]]:
-    """A row for each stage of a model."""
-    scales = [_Scale(stage, network) for stage in tokenizer.schedule.stages]
+    models: Sequence[tuple[ModelSpec, Tokenizer]],
+    images: EvaluationImages,
+    network: FeatureNetwork,
+    *,
+    seed: int,
+    batch: int,
+) -> tuple[int, list[dict[str, Any]]]:
+    """How many images there are, and a row for each stage of each model."""
+    originals: dict[int, FeatureStatistics] = {}  # by downscale
+    found = [[_Found() for _ in tokenizer.schedule.stages] for _, tokenizer in models]
+    count = 0
     for references in _batches(images, batch):
-        code = tokenizer.encode(references)
-        initial = tokenizer.decoder.network.context(code.latent).initial
-        seeds = range(seed, seed + len(references))
-        for scale, image in zip(
-            scales, tokenizer.decode_progressively(code, seeds=seeds, steps=spec.steps), strict=True
-        ):
-            scale.add(references, image, initial)
-        seed += len(references)
-    steps = spec.steps or tokenizer.steps_per_stage
-    return [
-        {"model": spec.name, "steps_per_stage": steps, "batch": batch, **scale.row(images.size)} for scale in scales
+        wanted = {}
+        for downscale in {stage.downscale for _, tokenizer in models for stage in tokenizer.schedule.stages}:
+            wanted[downscale] = quantise(down(references, downscale))
+            originals.setdefault(downscale, FeatureStatistics()).update(network(wanted[downscale]))
+        seeds = range(seed + count, seed + count + len(references))
+        for (spec, tokenizer), scales in zip(models, found, strict=True):
+            code = tokenizer.encode(references)
+            initial = tokenizer.decoder.network.context(code.latent).initial
+            decoded = tokenizer.decode_progressively(code, seeds=seeds, steps=spec.steps)
+            for stage, scale, image in zip(tokenizer.schedule.stages, scales, decoded, strict=True):
+                scale.add("stage", image, wanted[stage.downscale], network)
+                if initial is not None:
+                    scale.add("initial", down(initial, stage.downscale), wanted[stage.downscale], network)
+        count += len(references)
+    return count, [
+        {
+            "model": spec.name,
+            "steps_per_stage": spec.steps or tokenizer.steps_per_stage,
+            "batch": batch,
+            "stage": stage.index,
+            "scale_side": images.size // stage.downscale,
+            **scale.against(originals[stage.downscale]),
+        }
+        for (spec, tokenizer), scales in zip(models, found, strict=True)
+        for stage, scale in zip(tokenizer.schedule.stages, scales, strict=True)
     ]
 
 
-class _Scale:
-    """Originals, images of the stage and initial estimates at the scale of one stage."""
+class _Found:
+    """Images of a stage, and initial estimates at its scale."""
 
-    def __init__(self, stage: Stage, network: FeatureNetwork) -> None:
-        self.stage, self.network = stage, network
-        self.originals = FeatureStatistics()
-        self.found: dict[str, tuple[list[float], FeatureStatistics]] = {}
+    def __init__(self) -> None:
+        self.kinds: dict[str, tuple[list[float], FeatureStatistics]] = {}
 
-    def add(self, references: Tensor, image: Tensor, initial: Tensor | None) -> None:
-        """Adds a batch: originals and initial estimates at full size, the images of the stage at theirs."""
-        wanted = quantise(down(references, self.stage.downscale))
-        self.originals.update(self.network(wanted))
-        estimate = None if initial is None else down(initial, self.stage.downscale)
-        for kind, images in (("initial", estimate), ("stage", image)):
-            if images is not None:
-                values, features = self.found.setdefault(kind, ([], FeatureStatistics()))
-                values += psnr(quantise(images), wanted).tolist()
-                features.update(self.network(quantise(images)))
+    def add(self, kind: str, images: Tensor, wanted: Tensor, network: FeatureNetwork) -> None:
+        """Adds a batch, beside the originals at that scale in [0, 1]."""
+        values, features = self.kinds.setdefault(kind, ([], FeatureStatistics()))
+        images = quantise(images)
+        values += psnr(images, wanted).tolist()
+        features.update(network(images))
 
-    def row(self, size: int) -> dict[str, int | float]:
+    def against(self, originals: FeatureStatistics) -> dict[str, float]:
         """What was measured; nothing of the initial estimate where there is none."""
-        row: dict[str, int | float] = {"stage": self.stage.index, "scale_side": size // self.stage.downscale}
-        for kind, (values, features) in self.found.items():
-            row |= {f"{kind}_psnr_db": fmean(values), f"{kind}_fd": frechet_distance(self.originals, features)}
-        return row
+        measured: dict[str, float] = {}
+        for kind, (values, features) in self.kinds.items():
+            measured |= {f"{kind}_psnr_db": fmean(values), f"{kind}_fd": frechet_distance(originals, features)}
+        return measured
 
 
 def _batches(images: EvaluationImages, batch: int) -> Iterator[Tensor]:

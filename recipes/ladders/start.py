@@ -25,14 +25,13 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--ends", type=float, nargs="+", required=True)
     parser.add_argument("--residuals", type=float, nargs="+", required=True)
-    parser.add_argument("--networks", help="sizes of several networks, as JSON; one for all by default")
+    parser.add_argument("--networks", type=json.loads, help="sizes of several networks, as JSON; default: one")
     options = parser.parse_args()
     model = Tokenizer.from_pretrained(options.model)
     ends, residuals = tuple(options.ends), tuple(options.residuals)
     ladder = replace(model.config.ladder, num_stages=options.stages, ends=ends, residuals=residuals)
     torch.manual_seed(0)
-    sizes = json.loads(options.networks or "null")
-    networks = sizes and [StageNetworkConfig(**size) for size in sizes]
+    networks = options.networks and [StageNetworkConfig(**sizes) for sizes in options.networks]
     fresh = Tokenizer(replace(model.config, ladder=ladder, decoder=replace(model.config.decoder, networks=networks)))
     fresh.encoder.load_state_dict(model.encoder.state_dict())
     fresh.bottleneck.load_state_dict(model.bottleneck.state_dict())

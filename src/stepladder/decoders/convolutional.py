@@ -43,13 +43,13 @@ class ConvDecoderConfig:
     """Which decoder."""
     prediction: PredictionKind = "clean"
     """What the network predicts: the clean image (x-prediction), or the velocity."""
-    width: int = 96
+    width: int = StageNetworkConfig.width
     """Channels on the grid of 1/4."""
-    depth: int = 2
+    depth: int = StageNetworkConfig.depth
     """Residual blocks on the grid of 1/4 before the coarse grid, and as many after it."""
-    coarse_width: int = 192
+    coarse_width: int = StageNetworkConfig.coarse_width
     """Channels on the grid of 1/8."""
-    coarse_depth: int = 3
+    coarse_depth: int = StageNetworkConfig.coarse_depth
     """Residual blocks on the grid of 1/8."""
     context_width: int = 128
     """Channels of the features of the latent."""
@@ -59,7 +59,7 @@ class ConvDecoderConfig:
     """Channels on the grid of 1/4 where the initial estimate is made, if it is made there."""
     estimate_depth: int = 0
     """Residual blocks there; 0 makes the initial estimate on the grid of the latent."""
-    head_width: int = 16
+    head_width: int = StageNetworkConfig.head_width
     """Channels at full resolution."""
     embedding_width: int = 256
     """Width of the embedding of noise coordinate and scale."""
