@@ -13,8 +13,7 @@ FD depends on the side: compare it within one scale only.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -27,7 +26,9 @@ from stepladder.errors import StepladderError
 from stepladder.measure.evaluation import METRICS
 from stepladder.measure.metrics import FeatureStatistics, FrechetMetric, frechet_distance, psnr, quantise
 from stepladder.measure.metrics.base import FeatureNetwork
+from stepladder.measure.sharing import shared_batches
 from stepladder.models import ModelSpec, parse_model_spec
+from stepladder.processes import Processes
 from stepladder.sampling.scales import down
 from stepladder.tokenizer import Tokenizer
 
@@ -81,13 +82,16 @@ def measure(
     """How many images there are, and a row for each stage of each model."""
     originals: dict[int, FeatureStatistics] = {}  # by downscale
     found = [[_Found() for _ in tokenizer.schedule.stages] for _, tokenizer in models]
+    downscales = {stage.downscale for _, tokenizer in models for stage in tokenizer.schedule.stages}
     count = 0
-    for references in _batches(images, batch):
+    for first, references in shared_batches(images, batch, Processes()):
+        assert references is not None, "one process has all batches"
         wanted = {}
-        for downscale in {stage.downscale for _, tokenizer in models for stage in tokenizer.schedule.stages}:
+        for downscale in downscales:
             wanted[downscale] = quantise(down(references, downscale))
             originals.setdefault(downscale, FeatureStatistics()).update(network(wanted[downscale]))
-        seeds = range(seed + count, seed + count + len(references))
+        count = first + len(references)
+        seeds = range(seed + first, seed + count)
         for (spec, tokenizer), scales in zip(models, found, strict=True):
             code = tokenizer.encode(references)
             initial = tokenizer.decoder.network.context(code.latent).initial
@@ -96,7 +100,6 @@ def measure(
                 scale.add("stage", image, wanted[stage.downscale], network)
                 if initial is not None:
                     scale.add("initial", down(initial, stage.downscale), wanted[stage.downscale], network)
-        count += len(references)
     return count, [
         {
             "model": spec.name,
@@ -130,12 +133,6 @@ class _Found:
         for kind, (values, features) in self.kinds.items():
             measured |= {f"{kind}_psnr_db": fmean(values), f"{kind}_fd": frechet_distance(originals, features)}
         return measured
-
-
-def _batches(images: EvaluationImages, batch: int) -> Iterator[Tensor]:
-    each = (image for _, image in images)
-    while part := list(islice(each, batch)):
-        yield torch.stack(part)
 
 
 if __name__ == "__main__":
