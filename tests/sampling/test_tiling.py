@@ -238,7 +238,7 @@ def test_the_margin_of_every_embedded_model_hides_its_tiles(monkeypatch):
         latent = tokenizer.encode(a_picture(256, 128)).latent
         whole, tiled = (tokenizer.decode(latent, steps=1, tile=side) for side in (0, 128))
         torch.testing.assert_close(tiled, whole, atol=1e-3, rtol=0)  # a step of 8 bits is 8e-3
-        assert (to_uint8(tiled) != to_uint8(whole)).float().mean() < 1e-3  # those on the edge between two steps
+        assert (to_uint8(tiled) != to_uint8(whole)).float().mean() < 4e-4  # those on the edge between two steps
         with monkeypatch.context() as patch:
             patch.setattr(ConvDecoder, "tile_margin", 0)
             assert (tokenizer.decode(latent, steps=1, tile=128) - whole).abs().max() > 1e-2
