@@ -238,7 +238,7 @@ def test_the_margin_of_every_embedded_model_hides_its_tiles(monkeypatch):
         latent = tokenizer.encode(a_picture(256, 128)).latent
         whole, tiled = (tokenizer.decode(latent, steps=1, tile=side) for side in (0, 128))
         torch.testing.assert_close(tiled, whole, atol=1e-3, rtol=0)  # a step of 8 bits is 8e-3
-        assert (to_uint8(tiled) != to_uint8(whole)).float().mean() < 4e-4  # those on the edge between two steps
+        assert (to_uint8(tiled) != to_uint8(whole)).float().mean() < 1e-4  # those on the edge between two steps
         with monkeypatch.context() as patch:
             patch.setattr(ConvDecoder, "tile_margin", 0)
             assert (tokenizer.decode(latent, steps=1, tile=128) - whole).abs().max() > 1e-2
@@ -283,7 +283,7 @@ def test_the_only_stage_of_a_ladder_with_one_is_in_tiles():
     tokenizer = built(num_stages=1)
     seen = sides_seen(tokenizer)
     tokenizer.decode(a_latent(4, 8), steps=2, tile=32)
-    assert seen == [(1, 32, 48), (1, 32, 48)] * 2
+    assert seen == [(1, 32, 56), (1, 32, 56)] * 2
 
 
 def test_tiles_begin_above_the_configured_side_and_not_at_it():
@@ -293,7 +293,7 @@ def test_tiles_begin_above_the_configured_side_and_not_at_it():
     assert seen == [(4, 16, 8), (2, 32, 16), (1, 64, 32)]
     seen.clear()
     tokenizer.decode(a_latent(4, 12), steps=1)
-    assert seen == [(4, 8, 24), (2, 16, 48), (1, 32, 80), (1, 32, 48)]
+    assert seen == [(4, 8, 24), (2, 16, 48), (1, 32, 88), (1, 32, 56)]
     seen.clear()
     tokenizer.decode(a_latent(4, 12), steps=1, tile=0)
     assert seen == [(4, 8, 24), (2, 16, 48), (1, 32, 96)]
@@ -309,7 +309,7 @@ def test_tiles_of_very_large_images_are_half_as_large_unless_a_side_is_asked_for
         tokenizer.encode(torch.zeros(1, 3, 8, side))
         tokenizer.decode(a_latent(4, side // 8), steps=1)
         assert max(encoded) == tile + 2 * tokenizer.encoder.reach
-        assert max(width for downscale, _, width in seen if downscale == 1) == tile + 2 * 16
+        assert max(width for downscale, _, width in seen if downscale == 1) == tile + 2 * 24
         encoded.clear()
         seen.clear()
     assert tokenizer.tile_side(64, (8, 288)) == 64
