@@ -49,12 +49,21 @@ def test_the_peak_is_positive_and_measured_at_least_once():
 
 
 def test_a_convolution_that_is_faster_than_every_matrix_product_sets_the_peak(monkeypatch):
-    seconds = iter([2.0, 0.5])  # of the matrix product, then of the convolution
+    seconds = iter([0.5, 0.1, 2.0])  # of the convolution, then of a small and a large matrix product
     monkeypatch.setattr(profiling, "_shortest", lambda call, device, budget: next(seconds))
     convolution = 2 * 128**2 * 9 * 64**2
-    assert peak_flops(torch.device("cpu")) == max(2 * 2048**3 / 2.0, convolution / 0.5)
-    seconds = iter([200.0, 0.5])
-    assert peak_flops(torch.device("cpu")) == convolution / 0.5
+    assert peak_flops(torch.device("cpu"), seconds=2) == max(2 * 2048**3 / 2.0, convolution / 0.5)
+    seconds = iter([0.01, 0.1, 2.0])
+    assert peak_flops(torch.device("cpu"), seconds=2) == convolution / 0.01
+
+
+def test_a_large_matrix_product_is_left_out_where_it_would_take_long(monkeypatch):
+    # As a processor without instructions for 16-bit floats does: 0.7e9 operations a second.
+    seconds = iter([1.0, 0.4])
+    monkeypatch.setattr(profiling, "_shortest", lambda call, device, budget: next(seconds))
+    convolution = 2 * 128**2 * 9 * 64**2
+    assert peak_flops(torch.device("cpu"), torch.bfloat16) == convolution / 1.0
+    assert next(seconds, None) is None
 
 
 def test_the_environment_says_where_a_run_was_made_as_json():

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,21 +46,32 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32, *, seconds: float = 0.5) -> float:
-    """Peak operations per second: of a large square matrix product or a wide 3 x 3 convolution, whichever is faster.
+    """Peak operations per second: of a square matrix product or a wide 3 x 3 convolution, whichever is faster.
 
     On some processors the library for matrix products uses narrower instructions than the one for convolutions, and a
-    network of convolutions is then faster than any matrix product. `seconds` is the time for each of the two.
+    network of convolutions is then faster than any matrix product. `seconds` is the time for each of the two. A large
+    matrix is left out where its product would take much longer than that: processors without instructions for 16-bit
+    floats are fifty times slower there.
     """
     large = device.type == "cuda"
     generator = torch.Generator(device=device).manual_seed(0)
-    (side, batch, width) = (8192, 64, 256) if large else (2048, 1, 128)
-    matrix = torch.randn(side, side, generator=generator, device=device).to(dtype)
+    (sides, batch, width) = ((2048, 8192), 64, 256) if large else ((512, 2048), 1, 128)
+
     features = torch.randn(batch, width, 64, 64, generator=generator, device=device).to(dtype)
     features = features.to(memory_format=torch.channels_last)
     weight = torch.randn(width, width, 3, 3, generator=generator, device=device).to(dtype)
-    calls: list[Callable[[], torch.Tensor]] = [lambda: matrix @ matrix, lambda: conv2d(features, weight, padding=1)]
+
+    def rate(call: Callable[[], torch.Tensor]) -> float:
+        return count_flops(call) / _shortest(call, device, seconds)
+
     with torch.no_grad(), _precision_of_convolutions(device):
-        return max(count_flops(call) / _shortest(call, device, seconds) for call in calls)
+        rates = [rate(lambda: conv2d(features, weight, padding=1))]
+        for side in sides:
+            if side > sides[0] and 2 * side**3 / rates[-1] > 4 * seconds:
+                break
+            matrix = torch.randn(side, side, generator=generator, device=device).to(dtype)
+            rates.append(rate(partial(torch.matmul, matrix, matrix)))
+    return max(rates)
 
 
 def _shortest(call: Callable[[], object], device: torch.device, seconds: float) -> float:
