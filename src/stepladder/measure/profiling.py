@@ -49,14 +49,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32, *, seco
     """Peak operations per second: of a square matrix product or a wide 3 x 3 convolution, whichever is faster.
 
     On some processors the library for matrix products uses narrower instructions than the one for convolutions, and a
-    network of convolutions is then faster than any matrix product. `seconds` is the time for each of the two. A large
+    network of convolutions is then faster than any matrix product. `seconds` is the time for each measurement. A large
     matrix is left out where its product would take much longer than that: processors without instructions for 16-bit
-    floats are fifty times slower there.
+    floats are fifty times slower in these.
     """
     large = device.type == "cuda"
     generator = torch.Generator(device=device).manual_seed(0)
     (sides, batch, width) = ((2048, 8192), 64, 256) if large else ((512, 2048), 1, 128)
-
     features = torch.randn(batch, width, 64, 64, generator=generator, device=device).to(dtype)
     features = features.to(memory_format=torch.channels_last)
     weight = torch.randn(width, width, 3, 3, generator=generator, device=device).to(dtype)
