@@ -8,12 +8,16 @@ which the head is used to. `stepladder distill` trains the result with `student 
 """
 
 import argparse
+import copy
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from stepladder import Tokenizer
+from stepladder.decoders import StageNetworkConfig
+from stepladder.decoders.stage_network import StageNetwork
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,25 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", type=json.loads, required=True, help="their sizes, coarse first, as JSON")
     options = parser.parse_args(arguments)
     model = Tokenizer.from_pretrained(options.model)
-    single = model.config.decoder.sizes()[0]
-    networks = [replace(single, **sizes) for sizes in options.networks]
+    network = model.decoder.network
+    networks = [replace(model.config.decoder.sizes()[0], **sizes) for sizes in options.networks]
     made = Tokenizer(replace(model.config, decoder=replace(model.config.decoder, networks=networks)))
+    network.networks = nn.ModuleList(_with_fewer_blocks(network.networks[0], sizes) for sizes in networks)
     weights = model.state_dict()
-    dropped = [single.depth - sizes.depth for sizes in networks]
-    made.load_state_dict({name: weights[_in_single(name, dropped)] for name in made.state_dict()})
+    made.load_state_dict({name: weights[name] for name in made.state_dict()})
     made.save_pretrained(options.out)
 
 
-def _in_single(name: str, dropped: list[int]) -> str:
-    """The name of a weight in the single network; of its last blocks, each network has dropped the first."""
-    before, networks, within = name.partition("network.networks.")
-    if not networks:
-        return name
-    number, _, weight = within.partition(".")
-    block = re.match(r"after\.(\d+)", weight)
-    if block:
-        weight = f"after.{int(block[1]) + dropped[int(number)]}{weight[block.end() :]}"
-    return f"{before}{networks}0.{weight}"
+def _with_fewer_blocks(network: StageNetwork, sizes: StageNetworkConfig) -> StageNetwork:
+    """A copy of a network with the blocks that it keeps."""
+    kept = copy.deepcopy(network)
+    kept.before = kept.before[: sizes.depth]
+    kept.coarse = kept.coarse[: sizes.coarse_depth]
+    kept.after = kept.after[len(kept.after) - sizes.depth :]
+    return kept
 
 
 if __name__ == "__main__":

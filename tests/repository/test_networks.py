@@ -9,8 +9,8 @@ import torch
 from recipes import networks
 from stepladder import Tokenizer
 from stepladder.decoders import ConvDecoder
-from stepladder.presets import tiny
 from stepladder.sampling.randomness import generator
+from tokenizer_fakes import built, grid
 
 KEPT = {"depth": 1, "coarse_depth": 1}
 
@@ -18,12 +18,8 @@ KEPT = {"depth": 1, "coarse_depth": 1}
 @pytest.fixture
 def model():
     """A model of three blocks everywhere, with no weight at zero."""
-    config = replace(tiny().decoder, depth=3, coarse_depth=3, hand_on_features=True)
-    model, draw = Tokenizer(replace(tiny(), decoder=config)), generator(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.7 * max(1, parameter[0].numel()) ** -0.5, generator=draw)
-    return model.eval()
+    config = grid()
+    return built(replace(config, decoder=replace(config.decoder, depth=3, coarse_depth=3, hand_on_features=True)))
 
 
 def student(model, tmp_path, sizes):
