@@ -7,7 +7,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,31 +45,27 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32, *, seconds: float = 0.5) -> float:
-    """Peak operations per second: of a square matrix product or a wide 3 x 3 convolution, whichever is faster.
+    """Peak operations per second: of a large square matrix product or a wide 3 x 3 convolution, whichever is faster.
 
     On some processors the library for matrix products uses narrower instructions than the one for convolutions, and a
-    network of convolutions is then faster than any matrix product. `seconds` is the time for each measurement. A large
-    matrix is left out where its product would take much longer than that: processors without instructions for 16-bit
-    floats are fifty times slower in these.
+    network of convolutions is then faster than any matrix product. `seconds` is the time for each of the two. The
+    matrix is smaller where a large product would take much longer than that: processors without instructions for
+    16-bit floats are fifty times slower in these.
     """
-    large = device.type == "cuda"
     generator = torch.Generator(device=device).manual_seed(0)
-    (sides, batch, width) = ((2048, 8192), 64, 256) if large else ((512, 2048), 1, 128)
+    (small, large, batch, width) = (2048, 8192, 64, 256) if device.type == "cuda" else (512, 2048, 1, 128)
+
+    def product(side: int) -> Callable[[], torch.Tensor]:
+        matrix = torch.randn(side, side, generator=generator, device=device).to(dtype)
+        return lambda: matrix @ matrix
+
     features = torch.randn(batch, width, 64, 64, generator=generator, device=device).to(dtype)
     features = features.to(memory_format=torch.channels_last)
     weight = torch.randn(width, width, 3, 3, generator=generator, device=device).to(dtype)
-
-    def rate(call: Callable[[], torch.Tensor]) -> float:
-        return count_flops(call) / _shortest(call, device, seconds)
-
     with torch.no_grad(), _precision_of_convolutions(device):
-        rates = [rate(lambda: conv2d(features, weight, padding=1))]
-        for side in sides:
-            if side > sides[0] and 2 * side**3 / rates[-1] > 4 * seconds:
-                break
-            matrix = torch.randn(side, side, generator=generator, device=device).to(dtype)
-            rates.append(rate(partial(torch.matmul, matrix, matrix)))
-    return max(rates)
+        slow = _shortest(product(small), device, seconds / 100) * (large / small) ** 3 > 4 * seconds
+        calls = [product(small if slow else large), lambda: conv2d(features, weight, padding=1)]
+        return max(count_flops(call) / _shortest(call, device, seconds) for call in calls)
 
 
 def _shortest(call: Callable[[], object], device: torch.device, seconds: float) -> float:
