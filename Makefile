@@ -73,7 +73,7 @@ paths: $(READY)  ## Record every path of a decode on an idle machine (half an ho
 	$(BIN)/stepladder export openvino photo@1 --out build/photo-openvino --force
 	$(BIN)/stepladder export openvino photo@1 --out build/photo-int8 --int8 "$(IMAGES)" --force
 	$(BIN)/python benchmarks/record.py paths --force --command paths --data-name "$(NAME)" -- "$(IMAGES)" \
-	  --export build/photo-onnx --export build/photo-openvino --export build/photo-int8 --against kl --against tiny \
+	  --export build/photo-onnx --export build/photo-openvino --export build/photo-int8 --against tiny \
 	  --compile --size 256 --size 512 --size 1024 $(PATHS)
 	$(MAKE) tables
 

@@ -137,7 +137,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
         ("distance to training images", "drawn_to_training", _number("drawn_to_training", 3)),
         ("that of reconstructions", "reconstructed_to_training", _number("reconstructed_to_training", 3)),
-        ("over the initial estimate, dB (each stage)", "stage_gains", _gains),
+        ("over the initial estimate, dB (each stage over the one before)", "stage_gains", _gains),
         ("GFLOP", "gflop_per_image", lambda row: _three(row["gflop_per_image"])),
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),

@@ -90,7 +90,7 @@ def test_an_interval_stands_beside_its_metric_and_crops_in_the_line_under_the_ta
 def test_what_each_stage_adds_stands_in_brackets():
     gains = [{"psnr_db": 30.0, "over_initial_db": a, "over_before_db": b} for a, b in ((0.5, 0.5), (-0.1, -0.25))]
     head, _, first, *_ = tables.render(recorded(EVALUATION, rows=[{**QUALITY, "stage_gains": gains}])).splitlines()
-    assert "| over the initial estimate, dB (each stage) |" in head
+    assert "| over the initial estimate, dB (each stage over the one before) |" in head
     assert "| -0.10 (+0.50, -0.25) |" in first
 
 

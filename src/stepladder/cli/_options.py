@@ -57,7 +57,7 @@ Seed: TypeAlias = Annotated[
         min=0,
         max=_MAX_SEED,
         metavar="S",
-        help="Seed of the noise. Each image starts from it, so that no image depends on the others.",
+        help="Seed of the noise. No image depends on the others.",
     ),
 ]
 OwnSeed: TypeAlias = Annotated[

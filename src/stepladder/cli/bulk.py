@@ -128,7 +128,7 @@ Label = Annotated[
         show_default=False,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=2**16, metavar="B", help="Images that are encoded together.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=2**16, metavar="B", help="Images that the network takes at once.")]
 Shard = Annotated[int, typer.Option(min=1, max=10**7, metavar="N", help="Images in a shard of the output, at most.")]
 Threads = Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Threads of torch in each worker.")]
 Workers = Annotated[
