@@ -29,7 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     model = Tokenizer.from_pretrained(options.model)
     network = model.decoder.network
-    networks = [replace(model.config.decoder.sizes()[0], **sizes) for sizes in options.networks]
+    largest = model.config.decoder.sizes()[0]
+    networks = [replace(largest, **sizes) for sizes in options.networks]
+    for sizes in networks:
+        fits = 0 <= sizes.depth <= largest.depth and 0 <= sizes.coarse_depth <= largest.coarse_depth
+        if not fits or replace(sizes, depth=largest.depth, coarse_depth=largest.coarse_depth) != largest:
+            parser.error(
+                f"--networks: {sizes} cannot start from {largest}. Pass depth up to {largest.depth}, coarse_depth up "
+                f"to {largest.coarse_depth}, and no other size."
+            )
     made = Tokenizer(replace(model.config, decoder=replace(model.config.decoder, networks=networks)))
     network.networks = nn.ModuleList(_with_fewer_blocks(network.networks[0], sizes) for sizes in networks)
     weights = model.state_dict()

@@ -48,3 +48,10 @@ def test_the_first_blocks_before_the_head_go_and_elsewhere_the_last(model, tmp_p
                 parameter.zero_()
     assert not torch.equal(decoded(student(model, tmp_path, [KEPT, {**KEPT, "depth": 0}])), decoded(model))
     torch.testing.assert_close(decoded(student(model, tmp_path, [KEPT, KEPT])), decoded(model))
+
+
+@pytest.mark.parametrize("sizes", [{"depth": 4}, {"coarse_depth": 4}, {"width": 16}])
+def test_sizes_that_the_model_does_not_have_are_refused(model, tmp_path, sizes, capsys):
+    with pytest.raises(SystemExit):
+        student(model, tmp_path, [{}, sizes])
+    assert "Pass depth up to 3, coarse_depth up to 3, and no other size." in capsys.readouterr().err

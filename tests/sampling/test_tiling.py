@@ -20,10 +20,10 @@ from stepladder.sampling.stages import Stage, StageSchedule
 from stepladder.sampling.tiling import tiled
 from stepladder.tiles import Tile, tiles
 from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
+from tokenizer_fakes import built
 
 
-def built(num_stages: int = 3, stride: int = 8, prediction: str = "clean", tile: int = 1024) -> Tokenizer:
-    """A tokenizer away from its initial weights, where layers that start at zero hide what is behind them."""
+def a_tokenizer(num_stages: int = 3, stride: int = 8, prediction: str = "clean", tile: int = 1024) -> Tokenizer:
     tiny = presets.tiny()
     config = replace(
         tiny,
@@ -32,13 +32,7 @@ def built(num_stages: int = 3, stride: int = 8, prediction: str = "clean", tile:
         ladder=LadderConfig(num_stages=num_stages),
         tile=tile,
     )
-    tokenizer, draw = Tokenizer(config), generator(0)
-    with torch.no_grad():
-        for name, parameter in tokenizer.named_parameters():
-            parameter.normal_(0, 0.7 * max(1, parameter[0].numel()) ** -0.5, generator=draw)
-            if name.endswith("gain"):
-                parameter.fill_(1)
-    return tokenizer.eval()
+    return built(config)
 
 
 @pytest.fixture
@@ -171,7 +165,7 @@ def test_what_is_said_of_tiles_is_put_together_features_too():
 
 @torch.no_grad()
 def test_a_latent_in_tiles_is_read_as_the_whole():
-    tokenizer = built()
+    tokenizer = a_tokenizer()
     network = tokenizer.decoder.network
     sides: list[tuple[int, ...]] = []
     network.reader.register_forward_pre_hook(lambda _, inputs: sides.append(tuple(inputs[0].shape[2:])))
@@ -195,7 +189,7 @@ def test_a_latent_in_tiles_is_read_as_the_whole():
     [(3, 8, "clean"), (3, 8, "velocity"), (2, 16, "clean"), (1, 8, "clean"), (1, 4, "velocity")],
 )
 def test_an_image_in_tiles_is_the_whole_image_where_margins_cover_the_reach(num_stages, stride, prediction):
-    tokenizer = built(num_stages, stride, prediction)
+    tokenizer = a_tokenizer(num_stages, stride, prediction)
     seen = sides_seen(tokenizer)
     latent = a_latent(144 // stride, 176 // stride, count=2)
     options = {"seeds": [4, 9], "steps": 2, "size": (140, 163)}
@@ -211,7 +205,7 @@ def test_an_image_in_tiles_is_the_whole_image_where_margins_cover_the_reach(num_
 
 @pytest.mark.usefixtures("exact")
 def test_every_stage_in_tiles_is_that_of_the_whole():
-    tokenizer = built()
+    tokenizer = a_tokenizer()
     latent = a_latent(24, 20)
     whole, tiled = (list(tokenizer.decode_progressively(latent, steps=1, tile=side)) for side in (0, 32))
     assert [stage.shape[2] for stage in tiled] == [48, 96, 192]
@@ -222,13 +216,13 @@ def test_every_stage_in_tiles_is_that_of_the_whole():
 
 @pytest.mark.usefixtures("exact")
 def test_no_seam_shows_where_margins_cover_the_reach():
-    assert not a_seam_shows(built())
+    assert not a_seam_shows(a_tokenizer())
 
 
 @pytest.mark.parametrize("margin", [0, 8])
 def test_a_seam_would_show_with_a_margin_too_small(monkeypatch, margin):
     monkeypatch.setattr(ConvDecoder, "tile_margin", margin)
-    assert a_seam_shows(built())
+    assert a_seam_shows(a_tokenizer())
 
 
 def test_the_margin_of_every_embedded_model_hides_its_tiles(monkeypatch):
@@ -245,7 +239,7 @@ def test_the_margin_of_every_embedded_model_hides_its_tiles(monkeypatch):
 
 
 def test_a_tile_no_smaller_than_the_image_is_the_whole_bit_for_bit():
-    tokenizer = built()
+    tokenizer = a_tokenizer()
     latent = a_latent(8, 12)
     whole = tokenizer.decode(latent, steps=1, tile=0)
     for tile in (96, 128):
@@ -253,7 +247,7 @@ def test_a_tile_no_smaller_than_the_image_is_the_whole_bit_for_bit():
 
 
 def test_an_image_in_tiles_decodes_alone_as_in_a_batch():
-    tokenizer = built()
+    tokenizer = a_tokenizer()
     latent = a_latent(12, 12, count=2)
     together = tokenizer.decode(latent, seeds=[1, 2], steps=1, tile=32)
     alone = tokenizer.decode(latent[1:], seeds=[2], steps=1, tile=32)
@@ -280,14 +274,14 @@ def test_the_first_stage_of_a_ladder_sees_the_whole_image_and_finer_ones_do_not(
 
 
 def test_the_only_stage_of_a_ladder_with_one_is_in_tiles():
-    tokenizer = built(num_stages=1)
+    tokenizer = a_tokenizer(num_stages=1)
     seen = sides_seen(tokenizer)
     tokenizer.decode(a_latent(4, 8), steps=2, tile=32)
     assert seen == [(1, 32, 56), (1, 32, 56)] * 2
 
 
 def test_tiles_begin_above_the_configured_side_and_not_at_it():
-    tokenizer = built(tile=64)
+    tokenizer = a_tokenizer(tile=64)
     seen = sides_seen(tokenizer)
     tokenizer.decode(a_latent(8, 4), steps=1)
     assert seen == [(4, 16, 8), (2, 32, 16), (1, 64, 32)]
@@ -300,7 +294,7 @@ def test_tiles_begin_above_the_configured_side_and_not_at_it():
 
 
 def test_tiles_of_very_large_images_are_half_as_large_unless_a_side_is_asked_for():
-    tokenizer = built(tile=64)
+    tokenizer = a_tokenizer(tile=64)
     encoded = []
     tokenizer.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape[3]))
     seen = sides_seen(tokenizer)
@@ -313,12 +307,12 @@ def test_tiles_of_very_large_images_are_half_as_large_unless_a_side_is_asked_for
         encoded.clear()
         seen.clear()
     assert tokenizer.tile_side(64, (8, 288)) == 64
-    assert built(tile=32).tile_side(None, (8, 288)) == 32  # half would be no multiple of what the ladder needs
+    assert a_tokenizer(tile=32).tile_side(None, (8, 288)) == 32  # half would be no multiple of what the ladder needs
 
 
 def test_a_network_that_looks_at_the_whole_image_gets_it(monkeypatch):
     monkeypatch.setattr(ConvDecoder, "tile_margin", None)
-    tokenizer = built(tile=32)
+    tokenizer = a_tokenizer(tile=32)
     seen = sides_seen(tokenizer)
     tokenizer.decode(a_latent(8, 8), steps=1)
     tokenizer.decode(a_latent(8, 8), steps=1, tile=0)
