@@ -35,6 +35,7 @@ def test_a_grid_grows_by_its_last_row_and_column_until_the_ladder_fits():
     for multiple in (4, 8):
         assert GRID.fit_latent(latent, multiple) is latent
     assert GRID.fit_latent(fitted, 32) is fitted
+    assert GridLayout(channels=16, stride=12).fit_latent(latent, 32).shape == (2, 16, 8, 8)  # 96 x 96 pixels
 
 
 def test_tokens_have_one_shape_and_cover_one_size():

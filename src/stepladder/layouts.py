@@ -8,6 +8,7 @@ Code that depends on the difference uses a layout; networks, bottlenecks and fil
 Reference of the second kind: An Image is Worth 32 Tokens (Yu et al., 2024), https://arxiv.org/abs/2406.07550
 """
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -72,9 +73,7 @@ class GridLayout:
 
     def fit_latent(self, latent: Float[Tensor, "b c h w"], side_multiple: int) -> Float[Tensor, "b c ph pw"]:
         """Repeats the last row and column until what the latent covers has sides that are multiples."""
-        multiple = side_multiple // self.stride
-        if multiple <= 1:
-            return latent
+        multiple = math.lcm(side_multiple, self.stride) // self.stride
         bottom, right = -latent.shape[2] % multiple, -latent.shape[3] % multiple
         return F.pad(latent, (0, right, 0, bottom), mode="replicate") if bottom or right else latent
 

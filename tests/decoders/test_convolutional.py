@@ -8,15 +8,23 @@ import torch
 
 from stepladder import Tokenizer
 from stepladder.decoders import StageNetworkConfig, build_network
+from stepladder.encoders import LatentFilesConfig
 from stepladder.errors import ConfigError
 from stepladder.layouts import GridLayout
 from stepladder.presets import tiny
 from stepladder.sampling.randomness import generator
+from stepladder.tokenizer_config import LadderConfig
 from tokenizer_fakes import built
 
 CHANNELS = 6
 PLAIN = tiny().decoder
 FINE = replace(PLAIN, estimate_width=12, estimate_depth=2)
+
+
+def built_decoder(stride, config, stages):
+    encoder = LatentFilesConfig(source="elsewhere", stride=stride)
+    ladder = LadderConfig(num_stages=stages)
+    return Tokenizer(replace(tiny(), encoder=encoder, decoder=config, ladder=ladder, tile=0)).eval()
 
 
 def initial(config, stride, latent):
@@ -52,6 +60,25 @@ def test_a_fresh_network_estimates_by_its_linear_layer_alone():
 def test_a_latent_whose_grid_is_as_fine_has_no_finer_one(stride):
     with pytest.raises(ConfigError, match=f"does not fit latents of side ratio {stride}, .* Set estimate_depth to 0"):
         build_network(FINE, GridLayout(CHANNELS, stride))
+
+
+@pytest.mark.parametrize(("stride", "config", "stages"), [(12, FINE, 3), (24, FINE, 3), (12, PLAIN, 1), (24, PLAIN, 2)])
+def test_latents_of_a_stride_that_is_no_power_of_two_decode(stride, config, stages):
+    tokenizer = built_decoder(stride, config, stages)
+    latent = torch.randn(1, 16, 2, 3, generator=generator(0))
+    assert tokenizer.decode(latent, seeds=[0], steps=1).shape == (1, 3, 2 * stride, 3 * stride)
+
+
+def test_a_single_stage_has_no_layers_for_what_it_cannot_receive():
+    config = replace(PLAIN, hand_on_features=True)
+    network = build_network(config, GridLayout(CHANNELS, 8), num_stages=1)
+    assert not [name for name in network.state_dict() if "receive" in name]
+
+
+@pytest.mark.parametrize(("stride", "stages", "grid"), [(12, 2, 8), (12, 3, 8), (24, 3, 16), (10, 1, 4)])
+def test_a_latent_grid_that_stages_cannot_read_is_refused(stride, stages, grid):
+    with pytest.raises(ConfigError, match=rf"side ratio {stride} on {stages} stages: a stage has a grid of 1/{grid}, "):
+        built_decoder(stride, PLAIN, stages)
 
 
 def test_other_models_have_the_weights_that_they_had():

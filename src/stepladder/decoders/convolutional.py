@@ -108,12 +108,16 @@ class ConvDecoder(DecoderNetwork):
             latent_channels: c of the latent.
             stride: Side ratio of image and latent.
             num_stages: Stages of its ladder; None for any number.
+
+        Raises:
+            ConfigError: If the grid of the latent fits none of 1/4, or not those of the stages.
         """
         super().__init__()
         self.config = config
         self.stride = stride
         embedding = config.embedding_width
         self.reader = _LatentReader(config, latent_channels, stride)
+        _check_grids(self.reader.cell, num_stages or 1)
 
         self.noise_embedding = ScalarEmbedding(embedding)
         self.scale_embedding = ScalarEmbedding(embedding, max_turns=4.0)
@@ -122,7 +126,7 @@ class ConvDecoder(DecoderNetwork):
         )
 
         sizes = config.sizes()
-        alone = config.networks is not None and num_stages == len(sizes)  # the first network receives nothing
+        alone = num_stages == len(sizes)  # the first network serves the first stage alone, and receives nothing
         received = [None if alone else sizes[0].width, *(size.width for size in sizes[:-1])]
         self.networks = nn.ModuleList(
             StageNetwork(
@@ -294,3 +298,14 @@ def _finer(stride: int) -> int:
             f"that of 1/{PATCH}. Accepted: 8, 12, 16 and so on. Set estimate_depth to 0."
         )
     return stride // PATCH
+
+
+def _check_grids(cell: int, num_stages: int) -> None:
+    """Checks that features of the latent can be resampled to the grid of 1/4 of each stage."""
+    for grid in (PATCH << stage for stage in range(num_stages)):
+        if cell % grid and grid % cell:
+            raise ConfigError(
+                f"Decoder cannot read latents of side ratio {cell} on {num_stages} stages: a stage has a grid of "
+                f"1/{grid}, and neither is a multiple of the other. Accepted: powers of two, and with estimate_depth "
+                f"all multiples of {PATCH}. Set estimate_depth, or fewer stages."
+            )

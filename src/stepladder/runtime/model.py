@@ -5,6 +5,7 @@ by stage, call the graph of each stage, in tiles where a stage is larger than on
 are computed here. Both give the same image, and both give that of `stepladder.Tokenizer`, up to rounding.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ class Model:
         if not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
             raise ValueError(f"Size {size} does not fit a latent that covers {full}. Pass a size up to that.")
         if expected.kind == "grid":
-            latent = _pad(latent, max(1, expected.side_multiple // expected.stride))
+            latent = _pad(latent, math.lcm(expected.side_multiple, expected.stride) // expected.stride)
         return latent.astype(np.float32), size
 
     def _covers(self, latent: Array) -> tuple[int, int]:
@@ -212,7 +213,8 @@ class Model:
 
     def _tile(self, tile: int | None) -> int:
         """Raises `ConfigError` for a tile that does not fit."""
-        multiple = max(self.manifest.latent.side_multiple, self.manifest.latent.stride)
+        known = self.manifest.latent
+        multiple = math.lcm(known.side_multiple, known.stride or 1)
         if tile is None or not tile:
             return self.manifest.tile if tile is None else 0
         if not self.manifest.tile or tile < 0 or tile % multiple:
