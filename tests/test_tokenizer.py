@@ -165,6 +165,7 @@ def test_neither_call_touches_the_global_random_state(tokenizer, images):
     ("bad", "text"),
     [
         (torch.zeros(3, 8, 8), r"Images have shape \(3, 8, 8\)"),
+        (torch.zeros(0, 3, 8, 8), r"shape \(0, 3, 8, 8\) .* of shape \(B, 3, H, W\), none of them 0"),
         (torch.zeros(1, 4, 8, 8), r"Accepted: floats in \[-1, 1\] of shape \(B, 3, H, W\)"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"dtype torch\.uint8.* Use stepladder\.images\.to_tensor"),
     ],
@@ -304,6 +305,17 @@ def test_a_tokenizer_in_bfloat16_decodes_close_to_float32():
     found = tokenizer.to(torch.bfloat16).decode(latent, seeds=[0])
     assert found.dtype == torch.float32
     assert (found - wanted).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_fingerprint_is_that_of_the_weights_before_they_were_rounded(saved, dtype):
+    tokenizer = Tokenizer.from_pretrained(saved)
+    before = tokenizer.fingerprint()
+    assert tokenizer.to_precision(dtype).fingerprint() == before
+    assert tokenizer.to_precision(torch.float32).fingerprint() == before
+    other = Tokenizer(tokenizer.config)
+    tokenizer.load_state_dict(other.state_dict())
+    assert tokenizer.fingerprint() == other.fingerprint() != before
 
 
 def test_five_frames_lead_from_a_decode_to_the_network():

@@ -30,7 +30,7 @@ WEIGHTS_FILE = "model.safetensors"
 def write_checkpoint(
     folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes a checkpoint folder; existing files are replaced atomically.
+    """Writes a checkpoint folder; existing files are replaced, each atomically, the description last.
 
     Args:
         folder: Created if it does not exist.

@@ -49,21 +49,32 @@ class Pretrained(
     def weights(self) -> dict[str, Tensor]:
         """What `save_pretrained` writes."""
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | Path,
         *,
         dtype: torch.dtype = torch.float32,
         model_card_kwargs: dict[str, Any] | None = None,
-        **_: Any,
+        config: object = None,
     ) -> None:
         """Writes `config.json` and `model.safetensors` to a folder; files that are there are replaced.
 
         Args:
             save_directory: Made if it is not there.
-            dtype: What weights are stored as; they are read back as float32.
+            dtype: What weights are stored as, float32 or float16; they are read back as float32. Rounding to float16
+                keeps the fingerprint, so that latents of the one fit the other.
             model_card_kwargs: Of `generate_model_card`, for a card beside them; none without it.
+            config: Not used: the hub client passes the tokenizer's own.
+
+        Raises:
+            ValueError: If the dtype is another one.
+            OutputError: If a file cannot be written.
         """
+        if dtype not in (torch.float32, torch.float16):
+            raise ValueError(
+                f"Weights cannot be stored as {dtype}. Accepted: torch.float32, torch.float16. Load them and call "
+                "to_precision to compute in another precision."
+            )
         folder = Path(save_directory)
         write_checkpoint(folder, unstructure(self.config), self.weights(), dtype=dtype)
         if model_card_kwargs is not None:

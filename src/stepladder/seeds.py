@@ -2,7 +2,8 @@
 
     seed = first 63 bits of the SHA-256 of the name, in UTF-8, without folder and suffix
 
-Images with other names get other noise; the same image gets the same, whatever else is worked on.
+The same image gets the same noise, whatever else is worked on. Two names get the same noise with a chance of 1 in 2^32
+on the CPU, where torch takes the low 32 bits of a seed alone.
 """
 
 import hashlib

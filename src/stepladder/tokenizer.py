@@ -69,6 +69,8 @@ class Tokenizer(Pretrained):
         """Builds a tokenizer with fresh weights; `from_pretrained` loads trained ones."""
         super().__init__()
         self.config = config
+        self._fingerprint: str | None = None  # of weights that were rounded since
+        self.register_load_state_dict_post_hook(_forget_fingerprint)  # type: ignore[no-untyped-call]
         self.bottleneck = build_bottleneck(config.bottleneck, config.latent_channels)
         self.encoder = build_encoder(config.encoder, self.bottleneck.in_channels)
         self.decoder = LadderDecoder(
@@ -115,7 +117,11 @@ class Tokenizer(Pretrained):
         return next(self.parameters()).dtype
 
     def to_precision(self, dtype: torch.dtype) -> Self:
-        """Lets the networks compute in `dtype`, in place; the scale of the latent and all noise stay in float32."""
+        """Lets the networks compute in `dtype`, in place; the scale of the latent and all noise stay in float32.
+
+        The fingerprint stays that of the weights as they were.
+        """
+        self._fingerprint = self.fingerprint()
         self.encoder.to(dtype)
         self.decoder.to(dtype)
         return self
@@ -140,12 +146,13 @@ class Tokenizer(Pretrained):
         Longer sides than `tile` are encoded in tiles, to the same latent; 0 for none, the tokenizer's own by default.
         Raises `ValueError` for tensors of another kind or a tile that does not fit, `ImageError` for another size.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
             raise ValueError(
                 f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. "
-                "Accepted: floats in [-1, 1] of shape (B, 3, H, W). Use stepladder.images.to_tensor."
+                "Accepted: floats in [-1, 1] of shape (B, 3, H, W), none of them 0. Use stepladder.images.to_tensor."
             )
-        fitting = self.layout.fit(images.to(self.dtype))
+        frozen = isinstance(self.encoder, FrozenEncoder)  # computes in float32, whatever the precision here
+        fitting = self.layout.fit(images if frozen else images.to(self.dtype))
         side = self.tile_side(tile, (images.shape[2], images.shape[3]))
         out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=side))
         return Encoding(
@@ -318,6 +325,8 @@ class Tokenizer(Pretrained):
 
     def fingerprint(self) -> str:
         """Short hash of encoder and bottleneck: latents fit every tokenizer with the same one."""
+        if self._fingerprint is not None:
+            return self._fingerprint
         frozen = [self.encoder.identity()] if isinstance(self.encoder, FrozenEncoder) else []
         quantised = self.codebook_size is not None  # levels are no weights
         levels = [json.dumps(unstructure(self.config.bottleneck), sort_keys=True)] if quantised else []
@@ -345,3 +354,7 @@ class Tokenizer(Pretrained):
         if tile < 0 or tile % multiple:
             near = max(1, round(tile / multiple)) * multiple
             raise ConfigError(f"Tile side {tile} is not 0 or a multiple of {multiple}. Pass one, for example {near}.")
+
+
+def _forget_fingerprint(tokenizer: Tokenizer, _: object) -> None:
+    tokenizer._fingerprint = None

@@ -41,6 +41,12 @@ def stranger(tmp_path_factory):
 # -------------------------------------------------------------------------------------------------------------- encode
 
 
+def test_latents_of_one_precision_are_decoded_in_another(run, model, latents, photos):
+    assert run("encode", photos, "--out", "half.safetensors", "--model", model, "--dtype", "bfloat16").exit_code == 0
+    for file, dtype in (("half.safetensors", "float32"), (latents, "bfloat16")):
+        assert run("decode", file, "--out", dtype, "--dtype", dtype, "--model", model).exit_code == 0
+
+
 def test_encode_stores_the_latent_of_each_image_under_its_name(run, model, latents, photos):
     content = read_latents(latents)
     tokenizer = Tokenizer.from_pretrained(model)

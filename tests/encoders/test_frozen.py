@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from frozen_fakes import onnx_weights, write_onnx_encoder
+from frozen_fakes import onnx_weights, save_decoder_of, write_onnx_encoder
+from stepladder import Tokenizer
 from stepladder.encoders import FrozenEncoder, LatentFilesConfig, OnnxEncoderConfig, same_encoder
 from stepladder.encoders.fingerprint import TOLERANCE, distance, fixed_image
 from stepladder.encoders.frozen import kept
@@ -40,6 +41,13 @@ def test_it_has_no_weights_and_opens_at_the_first_image(file):
     assert not list(encoder.parameters()) and not encoder.state_dict() and not encoder.is_open
     encoder(images())
     assert encoder.is_open
+
+
+def test_a_model_in_half_precision_encodes_in_float32(file, tmp_path):
+    tokenizer = Tokenizer.from_pretrained(save_decoder_of(file, tmp_path / "decoder"))
+    tokenizer.encoder.open(str(file))
+    latent = tokenizer.encode(images()).latent
+    assert torch.equal(tokenizer.to_precision(torch.bfloat16).encode(images()).latent, latent)
 
 
 def test_copies_share_the_open_encoder(file):

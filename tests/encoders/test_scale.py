@@ -26,12 +26,13 @@ def raw(latent: torch.Tensor) -> torch.Tensor:
     [
         (white(), None),
         (0.1 * white() + 0.5, None),  # of a flat image
+        (1e-4 * white(), None),  # of one colour
         (1.7 * white(), None),
         (raw(white()), "not scaled: they look like those of the encoder itself"),
         (scaled(white()), "scaled twice"),
         (100 * white(), "too large for every scale of this model"),
     ],
-    ids=["unit", "flat", "busy", "raw", "twice", "foreign"],
+    ids=["unit", "flat", "one colour", "busy", "raw", "twice", "foreign"],
 )
 def test_latents_of_another_scale_are_told_by_their_statistics(caplog, latent, said):
     with caplog.at_level(logging.WARNING):

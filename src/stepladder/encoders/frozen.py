@@ -239,13 +239,12 @@ class FrozenEncoder(nn.Module):
         return take_fingerprint(self)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Encodes images in [-1, 1] whose sides are multiples of the stride; opens the encoder at the first call."""
+        """Encodes images in [-1, 1] whose sides are multiples of the stride, in float32; the first call opens it."""
         if self._opened is None:
             self.open()
         assert self._opened is not None
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            latent: Tensor = self._opened.encode(images.float())
-        return latent.to(images.dtype)
+            return self._opened.encode(images.float()).float()
 
 
 def open_encoders(encoders: Sequence[tuple[str, nn.Module]], source: str | None) -> None:

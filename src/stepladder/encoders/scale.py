@@ -30,6 +30,8 @@ _DECISIVE = 0.5
 """Nats per channel by which another scale must fit a latent better."""
 _TOO_WIDE = 4.0
 """How many times the largest deviation of all scales is beyond them."""
+_TOO_FLAT = 0.2
+"""Share of the smallest deviation of all scales below which a latent says nothing of its scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,8 @@ def check_scale(latent: Float[Tensor, "b c h w"], mean: Float[Tensor, " c"], var
 
         KL = log(sigma / s) + (s^2 + (m - mu)^2) / (2 sigma^2) - 1/2
 
+    Latents of a nearly flat image fit every scale, and are not judged.
+
     Args:
         latent: What shall be decoded.
         mean: Of raw latents.
@@ -103,8 +107,10 @@ def check_scale(latent: Float[Tensor, "b c h w"], mean: Float[Tensor, " c"], var
         ),
         (twice, "scaled twice, as it seems", "Pass them as `encode` gives them"),
     )
-    widest = torch.stack([torch.ones_like(deviation), deviation, 1 / deviation]).amax(0)
-    too_wide = (spread / widest).log().mean().exp() > _TOO_WIDE
+    scales = torch.stack([torch.ones_like(deviation), deviation, 1 / deviation])
+    if (spread / scales.amin(0)).log().mean().exp() < _TOO_FLAT:
+        return
+    too_wide = (spread / scales.amax(0)).log().mean().exp() > _TOO_WIDE
     if too_wide:
         what, advice = "too large for every scale of this model", "Check which autoencoder and which factors made them"
     if too_wide or unit - best > _DECISIVE:

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 NOISE_FLOOR = 1e-3
-"""Lower clamp of the noise level by which `velocity_from_clean` divides when sampling: below the level of any step."""
+"""Lower clamp of the noise level by which `velocity_from_clean` divides when sampling. Only the last steps of grids of
+about a hundred steps and more start from lower levels."""
 
 
 @dataclass(frozen=True, slots=True)

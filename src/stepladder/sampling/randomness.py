@@ -70,6 +70,8 @@ Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | NoiseSourc
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device` that starts from `seed`, a whole number in [0, 2^63).
 
+    On the CPU, torch takes the low 32 bits of a seed alone.
+
     Raises:
         ValueError: If the seed is negative or too large.
     """
@@ -136,4 +138,4 @@ def uniform(count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
     """
     offsets = torch.rand(count, generator=generator, device=generator.device)
     order = torch.randperm(count, generator=generator, device=generator.device)
-    return (order + offsets) / count
+    return ((order + offsets) / count).clamp_max(1 - 2**-24)  # the largest float32 below 1, which rounding may reach
