@@ -6,6 +6,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -167,6 +168,12 @@ def test_neither_call_touches_the_global_random_state(tokenizer, images):
         (torch.zeros(3, 8, 8), r"Images have shape \(3, 8, 8\)"),
         (torch.zeros(0, 3, 8, 8), r"shape \(0, 3, 8, 8\) .* of shape \(B, 3, H, W\), none of them 0"),
         (torch.zeros(1, 4, 8, 8), r"Accepted: floats in \[-1, 1\] of shape \(B, 3, H, W\)"),
+        (np.zeros((1, 3, 8, 8), np.float32), r"^Images are of type ndarray and no tensor\. Accepted: floats in"),
+        (torch.full((1, 3, 8, 8), torch.nan), r"^Images have values from nan to nan\. Accepted: floats in \[-1, 1\]"),
+        (
+            torch.full((1, 3, 8, 8), 255.0),
+            r"^Images have values from 255 to 255\. .* Use stepladder\.images\.to_tensor",
+        ),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"dtype torch\.uint8.* Use stepladder\.images\.to_tensor"),
     ],
 )
@@ -201,6 +208,15 @@ def test_what_is_no_batch_of_images_is_refused(tokenizer, bad, text):
         ),
         ((2, 16, 3, 4), {"tile": -32}, r"^Tile side -32 is not 0 or a multiple of 32\. Pass one, for example 32\.$"),
         ((2, 16, 3, 4), {"steps": (1, 2)}, r"2 numbers of steps for 3 stages"),
+        ((2, 16, 3, 4), {"steps": 1.5}, r"^Steps per stage are 1\.5\. Pass a whole number, or one for each stage\.$"),
+        (
+            (2, 16, 3, 4),
+            {"seeds": 3},
+            r"^Seeds 3 is one number\. Pass a list with one seed for each image, \[3\] for one",
+        ),
+        ((2, 16, 3, 4), {"noise": "none"}, r"^Noise 'none' is unknown\. Accepted: drawn, zero\.$"),
+        ((2, 16, 3, 4), {"sampler": "leap"}, r"^Sampler 'leap' is unknown\. Accepted: euler, heun, ancestral\.$"),
+        ((2, 16, 3, 4), {"sampler": "ancestral", "noise": "zero"}, r"^Noise 'zero' does not fit sampler 'ancestral'"),
     ],
 )
 def test_what_does_not_fit_is_refused(tokenizer, shape, options, text):

@@ -38,6 +38,7 @@ __all__ = [
     "RESIZE_FILTER",
     "Stream",
     "centre_crop_resize",
+    "check_images",
     "crop_to",
     "from_uint8",
     "grid",
@@ -54,6 +55,9 @@ __all__ = [
     "to_tensor",
     "to_uint8",
 ]
+
+_FAR_OUTSIDE = 8.0
+"""Values of this size are no images in [-1, 1], whatever was done to them: bytes as floats, for example."""
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
@@ -94,6 +98,22 @@ def pad_to_multiple(images: Float[Tensor, "b c h w"], multiple: int) -> Float[Te
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+
+
+def check_images(images: Float[Tensor, "b 3 H W"]) -> None:
+    """Checks that something is a batch of images, of values that are finite and not far outside [-1, 1].
+
+    Raises:
+        ValueError: If it is not.
+    """
+    accepted = "Accepted: floats in [-1, 1] of shape (B, 3, H, W), none of them 0. Use stepladder.images.to_tensor."
+    if not isinstance(images, Tensor):
+        raise ValueError(f"Images are of type {type(images).__name__} and no tensor. {accepted}")
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
+        raise ValueError(f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. {accepted}")
+    low, high = torch.stack(images.aminmax()).tolist()
+    if not -_FAR_OUTSIDE < low <= high < _FAR_OUTSIDE:
+        raise ValueError(f"Images have values from {low:.3g} to {high:.3g}. {accepted}")
 
 
 def crop_to(images: Float[Tensor, "b c ph pw"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:

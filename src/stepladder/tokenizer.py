@@ -27,7 +27,7 @@ from stepladder.decoders import LadderDecoder, build_network
 from stepladder.encoders import FrozenEncoder, build_encoder, features
 from stepladder.encoders.scale import check_scale
 from stepladder.errors import ConfigError
-from stepladder.images import crop_to
+from stepladder.images import check_images, crop_to
 from stepladder.layouts import Layout, check_finite, check_indices, check_ladder
 from stepladder.memory import give_back_freed_memory
 from stepladder.pretrained import Pretrained
@@ -36,7 +36,7 @@ from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import NoiseKind, noise_source
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
-from stepladder.sampling.steps import EULER, SamplerConfig
+from stepladder.sampling.steps import EULER, SamplerConfig, SamplerKind
 from stepladder.tokenizer_config import TokenizerConfig
 
 __all__ = [
@@ -144,13 +144,9 @@ class Tokenizer(Pretrained):
         """Encodes images in [-1, 1]: of any size for grid latents, of one size for tokens.
 
         Longer sides than `tile` are encoded in tiles, to the same latent; 0 for none, the tokenizer's own by default.
-        Raises `ValueError` for tensors of another kind or a tile that does not fit, `ImageError` for another size.
+        Raises `ValueError` for what is no such tensor or a tile that does not fit, `ImageError` for another size.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
-            raise ValueError(
-                f"Images have shape {tuple(images.shape)} and dtype {images.dtype}. "
-                "Accepted: floats in [-1, 1] of shape (B, 3, H, W), none of them 0. Use stepladder.images.to_tensor."
-            )
+        check_images(images)
         frozen = isinstance(self.encoder, FrozenEncoder)  # computes in float32, whatever the precision here
         fitting = self.layout.fit(images if frozen else images.to(self.dtype))
         side = self.tile_side(tile, (images.shape[2], images.shape[3]))
@@ -168,7 +164,7 @@ class Tokenizer(Pretrained):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
-        sampler: SamplerConfig = EULER,
+        sampler: SamplerConfig | SamplerKind = EULER,
         noise: NoiseKind = "drawn",
     ) -> Float[Tensor, "b 3 H W"]:
         """Decodes to images in [-1, 1].
@@ -181,7 +177,7 @@ class Tokenizer(Pretrained):
             tile: Side of the tiles for stages with a longer side, 0 for none; the tokenizer's own by default. Tiles
                 bound memory and are not visible in the image. The first stage of a ladder is never tiled.
             guidance: On the latent; a number changes the scale alone. The tokenizer's own by default.
-            sampler: Kind of steps, texture, and time grid.
+            sampler: Kind of steps, texture, and time grid; or the kind alone.
             noise: "drawn" from the seeds, or "zero", which needs none and makes every decode of a latent the same.
 
         Raises:
@@ -209,7 +205,7 @@ class Tokenizer(Pretrained):
         size: tuple[int, int] | None = None,
         tile: int | None = None,
         guidance: GuidanceConfig | float | None = None,
-        sampler: SamplerConfig = EULER,
+        sampler: SamplerConfig | SamplerKind = EULER,
         noise: NoiseKind = "drawn",
     ) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """As `decode`, and yields one image for each stage, coarse first: sides H / 2^(K-1), ..., H / 2, H.
@@ -217,6 +213,9 @@ class Tokenizer(Pretrained):
         Between two images, gradients are as the caller has them: each stage turns them off for itself alone.
         """
         latent = code.latent if isinstance(code, Encoding) else code
+        sampler = sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(kind=sampler)
+        if noise == "zero" and sampler.kind == "ancestral":
+            raise ConfigError("Noise 'zero' does not fit sampler 'ancestral', which draws in every step. Change one.")
         self.layout.check(latent)
         check_finite(latent)
         if isinstance(self.encoder, FrozenEncoder):

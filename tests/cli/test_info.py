@@ -33,8 +33,10 @@ def test_info_as_json_has_the_ladder_and_the_costs(run, model):
     assert report["bytes"] > 4 * (report["encoder_parameters"] + report["decoder_parameters"])
 
 
-def test_info_takes_no_notice_of_steps(run, model):
-    assert run("info", f"{model}@4").exit_code == 0
+def test_info_says_that_it_is_for_no_number_of_steps(run, model):
+    result = run("info", f"{model}@4")
+    assert (result.exit_code, result.stdout) == (0, run("info", model).stdout)
+    assert result.stderr == "warning: what is shown is not for a number of steps; @4 is ignored.\n"
 
 
 def test_info_refuses_an_unknown_model(refused):

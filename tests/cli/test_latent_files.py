@@ -41,6 +41,17 @@ def stranger(tmp_path_factory):
 # -------------------------------------------------------------------------------------------------------------- encode
 
 
+@pytest.mark.parametrize("name", ["z.npy", "photo.JPG"])
+def test_latents_are_not_written_to_what_looks_like_something_else(refused, photos, name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(path)
+    for out in (path, tmp_path / "link"):
+        said = refused("encode", photos, "--out", out, "--force", code=2)
+        assert said.startswith(f"Latents are written as a safetensors file, and {path} ends in {path.suffix}. Pass")
+    assert path.read_bytes() == b"precious"
+
+
 def test_latents_of_one_precision_are_decoded_in_another(run, model, latents, photos):
     assert run("encode", photos, "--out", "half.safetensors", "--model", model, "--dtype", "bfloat16").exit_code == 0
     for file, dtype in (("half.safetensors", "float32"), (latents, "bfloat16")):
@@ -99,9 +110,10 @@ def test_encode_refuses_before_work_what_cannot_be_stored(run, refused, model, p
     assert refused("encode", photos, "--out", "z", "--model", "nope").startswith("z exists already. Pass --force")
     assert run("encode", photos, "--out", "z", "--model", model, "--force").exit_code == 0
 
-    target = photos / "a.png"
+    target = (photos / "a.png").rename(tmp_path / "a")
     assert "is an input and is not overwritten" in refused("encode", target, "--out", target, "--force")
 
+    target.rename(photos / "a.png")
     Image.new("RGB", (2, 2)).save(tmp_path / "a.webp")
     line = refused("encode", photos, "a.webp", "--out", "y", "--model", "nope", code=2)
     assert line.startswith(f"{photos / 'a.png'} and a.webp would both become latent 'a'. Rename one")

@@ -83,6 +83,11 @@ def test_wrong_usage_is_one_line_and_exits_with_2(refused, arguments, text):
         (errors.CheckpointError("Bad model."), 1, "Bad model."),
         (errors.MissingDependencyError("Install it."), 1, "Install it."),
         (OSError(errno.ENOSPC, "No space left on device", "z"), 1, "[Errno 28] No space left on device: 'z'"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "Cannot write to standard output: No space left on device. Make room, or redirect it elsewhere.",
+        ),
         (MemoryError(), 1, "Not enough memory. Use smaller images, or a smaller --batch or --tile"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "Not enough memory."),
     ],

@@ -51,6 +51,10 @@ def test_evaluate_takes_a_sampler(run, model, photos):
             "Time shift 'a' is not numbers. Pass one for all stages, or one for each: --shift 0.3,0.5,1.",
         ),
         (("--shift", "1,2"), "2 time shifts do not fit 3 stages. Pass one for all stages, or one for each."),
+        (
+            ("--sampler", "ancestral", "--noise", "zero"),
+            "--sampler ancestral draws in every step and does not fit --noise zero. Leave one of them out.",
+        ),
     ],
 )
 def test_samplers_that_do_not_fit_are_refused_before_work(refused, model, photo, command, words, line):

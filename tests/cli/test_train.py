@@ -105,6 +105,11 @@ def test_a_starter_of_no_preset_and_no_configuration_at_all_exit_with_2(refused)
     assert "No configuration is named." in refused("train", code=2)
 
 
+def test_options_that_would_be_ignored_are_refused(refused, config):
+    assert refused("train", config, "--json", code=2).startswith("--json goes with --profile,")
+    assert refused("train", config, "--init", "photo", code=2).startswith("--init photo writes a configuration and")
+
+
 def test_a_tracker_that_is_not_installed_is_one_line(run, config, monkeypatch):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     result = run("train", config, "--tracker", "wandb")

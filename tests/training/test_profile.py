@@ -15,6 +15,7 @@ from stepladder.training.profile import PARTS, profile_steps
 def _briefly(monkeypatch):
     monkeypatch.setattr(profile, "_WARM_UP", 1)
     monkeypatch.setattr(profile, "_STEPS", 2)
+    monkeypatch.setattr(profile, "STEPS_TAKEN", 4)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -35,7 +36,7 @@ def test_the_command_prints_a_table_or_json_and_leaves_no_run(make_config, tmp_p
     from stepladder.training.config import dump
 
     monkeypatch.chdir(tmp_path)
-    Path("c.json").write_text(dump(make_config(batch_size=2)))
+    Path("c.json").write_text(dump(make_config(batch_size=2, steps=1)))  # fewer than a profile takes
     table = CliRunner().invoke(app, ["train", "c.json", "--profile"], catch_exceptions=False)
     assert "network and losses, forward" in table.stdout
     assert "images/s, network " in table.stdout

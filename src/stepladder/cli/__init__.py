@@ -7,6 +7,7 @@ command, shows its traceback. Only unexpected errors always show their traceback
 Nothing heavy is imported before a command runs: `stepladder --help` loads neither torch nor PIL.
 """
 
+import errno
 import io
 import logging
 import os
@@ -39,7 +40,7 @@ from stepladder.cli import (
     train,
 )
 from stepladder.cli._output import explain, print_text, say, smaller
-from stepladder.errors import ConfigError, MissingDependencyError, StepladderError
+from stepladder.errors import ConfigError, MissingDependencyError, OutputError, StepladderError
 from stepladder.memory import is_out_of_memory, keep_freed_memory
 
 __all__ = ["app", "main"]
@@ -207,6 +208,10 @@ def _in_plain_words(error: Exception) -> Exception:
         said = error.format_message()  # type: ignore[attr-defined]
         said += "" if said.endswith((".", "?")) else "."
         return ConfigError(f"{said} See {place} --help.").with_traceback(error.__traceback__)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        return OutputError(
+            f"Cannot write to standard output: {error.strerror}. Make room, or redirect it elsewhere."
+        ).with_traceback(error.__traceback__)
     if is_out_of_memory(error):
         return MemoryError(f"Not enough memory. {smaller(error)}").with_traceback(error.__traceback__)
     return error

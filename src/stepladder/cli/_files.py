@@ -70,12 +70,15 @@ def check_outputs(inputs: Iterable[Path], outputs: Sequence[Path], *, force: boo
         force: Whether existing files may be replaced.
 
     Raises:
-        OutputError: If an output is an input, or exists already.
+        OutputError: If an output is an input or a folder, or exists already.
     """
     kept = {os.path.realpath(path) for path in inputs}
     for output in outputs:
         if os.path.realpath(output) in kept:
             raise OutputError(f"{shown(output)} is an input and is not overwritten. Name another --out.")
+    for output in outputs:
+        if os.path.isdir(output):  # noqa: PTH112 (odd names)
+            raise OutputError(f"Cannot write {shown(output)}: it is a folder. Name a file as --out.")
     existing = [output for output in outputs if os.path.lexists(output)]
     if existing and not force:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""

@@ -52,12 +52,16 @@ def load_model(
     return tokenizer.compile_decoder() if compile else tokenizer, spec
 
 
-def check_noise(noise: str, seed: int | None) -> None:
-    """Checks that no seed is named where nothing is drawn.
+def check_noise(noise: str, seed: int | None, sampler: str = "euler") -> None:
+    """Checks that no seed is named where nothing is drawn, nor a sampler that draws.
 
     Raises:
         ConfigError: If one is.
     """
+    if noise == "zero" and sampler == "ancestral":
+        raise ConfigError(
+            "--sampler ancestral draws in every step and does not fit --noise zero. Leave one of them out."
+        )
     if noise == "zero" and seed is not None:
         raise ConfigError(f"--seed {seed} does not fit --noise zero, which draws nothing. Leave one of them out.")
 

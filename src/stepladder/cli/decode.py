@@ -96,7 +96,7 @@ def decode(
 
     Each becomes DIR/NAME.png, of the size of its original.
     """
-    check_noise(noise, seed)
+    check_noise(noise, seed, sampler)
     from stepladder.cli._foreign import of_model, read_foreign
     from stepladder.latents import read_latents
 

@@ -24,6 +24,7 @@ from stepladder.cli._options import (
     Tile,
 )
 from stepladder.cli._output import print_json, print_table, say, shown
+from stepladder.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +63,7 @@ def encode(
     """
     sources = [found.path for found in find_images(images)]
     check_distinct((source, f"latent '{shown(source.stem)}'") for source in sources)
+    _check_suffix(out)
     check_outputs(sources, [out], force=force)
 
     from stepladder.latents import LatentFile, check_names, write_latents
@@ -168,3 +170,15 @@ def _described(source: Path, stored: "StoredLatent", content: "LatentFile") -> d
         "latent_bytes": content.stored_bytes(stored),
         "bits_per_pixel": content.bits_per_pixel(stored),
     }
+
+
+def _check_suffix(out: Path) -> None:
+    """Refuses to write latents to what looks like a picture or an array, or to a link to one."""
+    from stepladder.images import is_image_name
+
+    for path in (out, out.resolve()):
+        if path.suffix == ".npy" or is_image_name(path.name):
+            raise ConfigError(
+                f"Latents are written as a safetensors file, and {shown(path)} ends in {path.suffix}. Pass --out with "
+                f"another name, for example {shown(out.with_suffix('.safetensors'))}."
+            )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepladder.cli._options import Json
-from stepladder.cli._output import print_json, print_table
+from stepladder.cli._output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from stepladder.measure.summary import ModelSummary
@@ -26,7 +26,10 @@ def info(model: Name, json: Json = False) -> None:
     from stepladder.models import find_model, parse_model_spec
     from stepladder.tokenizer import Tokenizer
 
-    name = parse_model_spec(model).name
+    spec = parse_model_spec(model)
+    name = spec.name
+    if spec.steps is not None:
+        say(f"warning: what is shown is not for a number of steps; @{spec.steps} is ignored.")
     summary = summarise(Tokenizer.from_pretrained(name))
     folder = find_model(name)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())

@@ -101,7 +101,7 @@ def reconstruct(
     Each image becomes DIR/NAME.png; those in folders below a folder keep their places. An image that cannot be read
     does not stop the others; it makes the exit code 1.
     """
-    check_noise(noise, seed)
+    check_noise(noise, seed, sampler)
     way = way_to_draw(talk()) if show else None
     stems = {image.path: out / image.name for image in find_images(images, without=out)}
     outputs = [(path, _beside(stem, ".png")) for path, stem in stems.items()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepladder.cli._output import print_json, print_table, print_text, rate, say
+from stepladder.cli._output import print_json, print_table, print_text, rate, say, shown
 from stepladder.cli._training import DryRun, Overrides, Resume, RunFolder, Tracker, carry_out, with_tracker
 from stepladder.errors import ConfigError
 
@@ -51,6 +51,10 @@ def train(
     from stepladder.training.config import dump, load_config
     from stepladder.training.config.starter import starter
 
+    if json and not profile:
+        raise ConfigError("--json goes with --profile, which it is the output of. Add --profile, or leave it out.")
+    if init is not None and config is not None:
+        raise ConfigError(f"--init {init} writes a configuration and takes none. Leave out {shown(config)}.")
     if init is not None:
         print_text(starter(init, PRESETS).rstrip())
         return
@@ -72,10 +76,11 @@ def train(
 
 def _profile(config: "TrainConfig", json: bool) -> None:
     from stepladder.training.autoencoder import train as run
-    from stepladder.training.profile import PARTS, profile_steps
+    from stepladder.training.profile import PARTS, STEPS_TAKEN, profile_steps
 
     say("Profiling a few steps; nothing is kept.")
-    brief = replace(config, save_every=config.steps, grid_every=0, tracker=None)
+    steps = max(config.steps, STEPS_TAKEN)
+    brief = replace(config, steps=steps, save_every=steps, grid_every=0, tracker=None)
     found = profile_steps(partial(run, brief), images_per_step=config.batch_size * config.accumulate)
     if json:
         print_json(found.as_dict())

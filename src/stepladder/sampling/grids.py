@@ -47,8 +47,10 @@ def steps_per_stage(schedule: StageSchedule, steps: int | Sequence[int]) -> tupl
     """Steps for each stage from one number for all, or one for each.
 
     Raises:
-        ValueError: If a number is outside 1 to `MAX_STEPS`, or there are not as many as stages.
+        ValueError: If a number is not whole or outside 1 to `MAX_STEPS`, or there are not as many as stages.
     """
+    if isinstance(steps, float | str):
+        raise ValueError(f"Steps per stage are {steps!r}. Pass a whole number, or one for each stage.")
     counts = (steps,) * schedule.num_stages if isinstance(steps, int) else tuple(steps)
     if len(counts) != schedule.num_stages:
         raise ValueError(f"{len(counts)} numbers of steps for {schedule.num_stages} stages. Pass one for each stage.")

@@ -6,7 +6,7 @@ thousand. No module that draws touches torch's global state.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -97,13 +97,18 @@ def noise_source(
         device: Where the images shall be.
 
     Raises:
-        ValueError: If there is not one seed per latent, or there are seeds although nothing is drawn.
+        ValueError: If the kind is unknown, there is not one seed per latent, or there are seeds although nothing is
+            drawn.
     """
+    if kind not in get_args(NoiseKind):
+        raise ValueError(f"Noise '{kind}' is unknown. Accepted: {', '.join(get_args(NoiseKind))}.")
     if kind == "zero":
         if seeds is not None:
             raise ValueError("Seeds do not fit noise 'zero', which draws none. Leave out one of them.")
         return ZeroNoise(device)
     seeds = range(count) if seeds is None else seeds
+    if isinstance(seeds, int):
+        raise ValueError(f"Seeds {seeds} is one number. Pass a list with one seed for each image, [{seeds}] for one.")
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} latents. Pass one seed for each image.")
     return generators(seeds, device)

@@ -76,8 +76,8 @@ def cache_latents(
     kept = set() if force else {path for path in there if _is_of(path, origin, fingerprint)}
     if not force and (others := [path for path in there if path not in kept]):
         raise OutputError(
-            f"{others[0]} exists already, and holds no crops of this run. Name another folder, or allow to replace it "
-            "(force)."
+            f"{others[0]} exists already, and holds other crops than those of this run. Name another folder, or "
+            "replace it: --force."
         )
     crops = photographs * passes
     groups = {"train": _crops(config, crops)}

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity
 
 from stepladder.training.records import StepRecord
 
-__all__ = ["PARTS", "Part", "StepProfile", "profile_steps"]
+__all__ = ["PARTS", "STEPS_TAKEN", "Part", "StepProfile", "profile_steps"]
 
 PARTS = {
     "data": "wait for images",
@@ -31,6 +31,8 @@ PARTS = {
 """Parts of a step by their names in the loop, and in words."""
 
 _WARM_UP, _STEPS = 3, 10
+STEPS_TAKEN = _WARM_UP + _STEPS + 1
+"""By a profiled run: one more than is measured, as a step ends where the next begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,7 @@ def profile_steps(
         tempfile.TemporaryDirectory(prefix="stepladder-profile-") as folder,
         torch.profiler.profile(activities=activities) as profiler,
     ):
-        # One step more than is measured: a step ends where the next begins.
-        run(Path(folder, "run"), stop_after=_WARM_UP + _STEPS + 1, on_record=on_record)
+        run(Path(folder, "run"), stop_after=STEPS_TAKEN, on_record=on_record)
     events = profiler.events()
     assert events is not None, "the profiler has run"
     named = [event for event in events if event.name in PARTS and str(event.device_type).endswith("CPU")]
@@ -97,7 +98,7 @@ def profile_steps(
 def _taken_apart(events: Sequence[Any], images_per_step: int, device: str) -> StepProfile:
     ordered = sorted(events, key=lambda event: event.time_range.start)
     starts = [event.time_range.start for event in ordered if event.name == "data"]
-    batches = len(starts) // (_WARM_UP + _STEPS + 1)  # several for a step, where they are accumulated
+    batches = len(starts) // STEPS_TAKEN  # several for a step, where they are accumulated
     begins = starts[_WARM_UP * batches :: batches][: _STEPS + 1]
     step = (begins[-1] - begins[0]) / (len(begins) - 1) / 1e3
     inside = [event for event in ordered if begins[0] <= event.time_range.start < begins[-1]]
