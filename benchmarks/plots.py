@@ -66,8 +66,6 @@ OFFSETS: list["Offset"] = [
 ]
 """Where a label may stand beside its point: points to the right and up, and what of the text is there."""
 
-FD = {"fd_efficientnet_lite2": "EfficientNet-Lite2", "fd_efficientnet_lite0": "EfficientNet-Lite0"}
-"""Networks of Frechet distances by their key: that of today's records, and that of old ones."""
 DOTTED = (0, (1, 3))
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
@@ -157,7 +155,7 @@ def quality(record: Record) -> Figure:
     )
     panels = {
         "psnr_db": "PSNR, dB (higher is better)",
-        **{key: f"FD, {network} (lower is better)" for key, network in FD.items() if report["rows"][0].get(key)},
+        "fd_efficientnet_lite2": "FD, EfficientNet-Lite2 (lower is better)",
     }
     labels = {}
     for place, (metric, heading) in enumerate(panels.items()):

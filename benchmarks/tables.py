@@ -133,7 +133,6 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         ("stages", "stages", _number("stages", 0)),
         ("evaluations", "network_evaluations", _number("network_evaluations", 0)),
         *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
-        ("FD (EfficientNet-Lite0)", "fd_efficientnet_lite0", _number("fd_efficientnet_lite0", 2)),  # of old records
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
         ("distance to training images", "drawn_to_training", _number("drawn_to_training", 3)),
         ("that of reconstructions", "reconstructed_to_training", _number("reconstructed_to_training", 3)),
