@@ -1,4 +1,4 @@
-"""A few smooth images on disk, a tiny run on them, and accelerate without memory of other tests."""
+"""A few smooth images on disk, and a tiny run on them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,8 +10,6 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 pytest.importorskip("accelerate")
-
-from accelerate.state import AcceleratorState
 
 from distillation_fakes import RECIPES, make_teacher
 from stepladder import presets
@@ -88,13 +86,6 @@ def _on_the_cpu() -> Iterator[None]:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         patch.setattr(hardware, "peak_flops", lambda device, dtype: 1e9)
         yield
-
-
-@pytest.fixture(autouse=True)
-def _a_fresh_accelerate() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

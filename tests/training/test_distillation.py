@@ -1,6 +1,7 @@
 """Distillation runs: what learns, what stays, what resumes, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -41,7 +42,9 @@ def test_a_student_takes_one_step_per_scale_on_the_teachers_encoder(
     assert ("discriminator" in records[0].losses) == (recipe == "adversarial")
 
 
-def test_a_student_may_start_from_smaller_networks_of_its_own(make_distillation, teachers, tmp_path):
+def test_a_student_may_start_from_smaller_networks_of_its_own_and_goes_on_without_them(
+    make_distillation, teachers, tmp_path
+):
     teacher = Tokenizer.from_pretrained(teachers[3])
     sizes = [StageNetworkConfig(width=4, depth=0, coarse_width=4, coarse_depth=1, head_width=4)] * 3
     start = Tokenizer(replace(teacher.config, decoder=replace(teacher.config.decoder, networks=sizes)))
@@ -50,6 +53,11 @@ def test_a_student_may_start_from_smaller_networks_of_its_own(make_distillation,
     start.save_pretrained(tmp_path / "start")
     config = replace(make_distillation(), student=str(tmp_path / "start"))
     student = Tokenizer.from_pretrained(distill(config, tmp_path / "run"))
+    distill(config, tmp_path / "parts", stop_after=2)
+    shutil.rmtree(tmp_path / "start")
+    parts = Tokenizer.from_pretrained(distill(config, tmp_path / "parts", resume=True))
+    assert parts.config == student.config
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in parts.state_dict().items())
     assert student.config.decoder.networks == sizes
     assert student.fingerprint() == teacher.fingerprint()
     before, after = (model.decoder.network.networks[0].stem.weight for model in (start, student))
@@ -162,6 +170,13 @@ def test_teacher_and_student_share_no_weights():
     assert not mine & its
 
 
+def test_a_student_is_made_without_a_draw_from_the_global_generator():
+    teacher = make_teacher(1)
+    state = torch.get_rng_state()
+    make_student(teacher)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def student_gradient(objective: AdversarialObjective, progress: float) -> torch.Tensor:
     objective.zero_grad()
     objective(images(), 0, progress)[0].backward()
@@ -185,6 +200,23 @@ def test_the_adversarial_gradient_waits_for_its_share_of_the_run():
     assert not torch.allclose(early, late)
     objective.config = replace(objective.config, adversarial_share=0.0)
     assert torch.equal(student_gradient(objective, 0.5), early)
+
+
+def test_features_are_passed_backward_for_the_adversary_only_when_it_has_a_share(monkeypatch):
+    objective, passes = objective_of("adversarial", adversarial_from=0.5), []
+    pyramid = objective.features.pyramid
+
+    def watched(shown: torch.Tensor) -> list[torch.Tensor]:
+        layers = pyramid(shown)
+        if layers[0].requires_grad:
+            layers[0].register_hook(passes.append)
+        return layers
+
+    monkeypatch.setattr(objective.features, "pyramid", watched)
+    objective(images(), 0, 0.49)
+    assert len(passes) == 1  # for the perceptual distance
+    objective(images(), 0, 0.5)
+    assert len(passes) == 3
 
 
 def test_without_the_adversary_the_gradient_is_that_of_the_distances_to_teacher_and_image_and_of_features():

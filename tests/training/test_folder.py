@@ -187,6 +187,18 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused_until_it_ends(make_config
     assert not (path / ".lock").exists()
 
 
+def test_a_second_start_leaves_alone_what_the_run_at_work_is_writing(make_config, run):
+    config, writing = make_config(steps=4, save_every=2), run / "checkpoints" / ".step-0000004.1"
+    with RunFolder(run, config, resume=True).locked():
+        writing.mkdir()
+        second = RunFolder(run, config, resume=True)
+        with pytest.raises(OutputError, match="Another run is at work"), second.locked():
+            pass
+        assert writing.exists()
+    with second.locked():
+        assert not writing.exists()
+
+
 def test_a_run_that_was_killed_leaves_no_lock(make_config, tmp_path):
     code = """
 import os, signal, sys

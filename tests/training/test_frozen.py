@@ -1,6 +1,7 @@
 """Training on the latents of an encoder that is no part of the model."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from stepladder import presets
 from stepladder.bottlenecks import KLConfig
 from stepladder.data import CodedImages, open_pairs, read_pair
 from stepladder.encoders import FrozenEncoder, LatentFilesConfig, OnnxEncoderConfig
-from stepladder.errors import ConfigError, OutputError
+from stepladder.errors import CheckpointError, ConfigError, OutputError
 from stepladder.tokenizer import Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
+from stepladder.training import frozen
 from stepladder.training.autoencoder import TokenizerObjective, train
 from stepladder.training.cache import cache_latents
 from stepladder.training.config import DistillConfig, LossConfig, RegressConfig, StartConfig
@@ -97,7 +99,7 @@ def test_each_pass_of_the_cache_holds_every_photograph_and_validation_images_too
     assert len({image.numpy().tobytes() for image in images[:8]}) == 8
     assert {image.numpy().tobytes() for image in images[:8]} == {image.numpy().tobytes() for image in images[8:]}
     assert len(open_pairs(str(files[1]))) == 3
-    with pytest.raises(OutputError, match="exists already, and holds no crops of this run"):
+    with pytest.raises(OutputError, match="exists already, and holds other crops than those of this run"):
         cache_latents(config, tmp_path)
     assert [file.name for file in cache_latents(config, tmp_path, force=True)] == ["train-00000.parquet"]
     assert [file.name for file in tmp_path.glob("*.parquet")] == ["train-00000.parquet"]  # nothing of before beside it
@@ -123,7 +125,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(config, photographs, tmp_path
     assert [file.read_bytes() for file in files] == whole
     assert {file: file.stat().st_mtime_ns for file in files[:2]} == before
     for other in (replace(config, seed=5), replace(config, tokenizer=on(write_onnx_encoder(tmp_path / "b", seed=1)))):
-        with pytest.raises(OutputError, match=r"train-00000\.parquet exists already, and holds no crops of this run"):
+        with pytest.raises(OutputError, match=r"train-00000\.parquet exists already, and holds other crops than"):
             cache_latents(other, folder, passes=2)
 
 
@@ -157,6 +159,28 @@ def test_a_second_phase_takes_the_statistics_of_the_first(config, encoder, tmp_p
     other = write_onnx_encoder(tmp_path / "other.onnx", seed=1)
     with pytest.raises(ConfigError, match=r"start.encoder_from: the encoder of .* has another configuration"):
         make_tokenizer(replace(config, start=start, tokenizer=on(other)))
+
+
+@pytest.mark.parametrize("on_files", [False, True])
+def test_a_second_phase_goes_on_without_the_first_and_measures_nothing_again(config, tmp_path, monkeypatch, on_files):
+    config = cached(config, tmp_path / "cache") if on_files else config
+    first = train(replace(config, steps=1), tmp_path / "first")
+    config = replace(config, start=StartConfig(encoder_from=str(first), decoder_from=str(first)), seed=5, steps=4)
+    whole = train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=2)
+    shutil.rmtree(tmp_path / "first")
+    monkeypatch.setattr(FrozenEncoder, "measure_fingerprint", None)
+    monkeypatch.setattr(frozen, "_measure_scale", None)
+    parts = train(config, tmp_path / "parts", resume=True)
+    for name in ("config.json", "model.safetensors"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_run_does_not_go_on_with_another_encoder_in_the_place_of_its_own(config, encoder, tmp_path):
+    train(config, tmp_path / "run", stop_after=2)
+    write_onnx_encoder(encoder, seed=1)
+    with pytest.raises(CheckpointError, match=r"is another one than that of the model: its latent of the test image"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_a_student_learns_from_files_and_from_the_encoder(config, encoder, tmp_path):

@@ -108,6 +108,15 @@ def test_accumulated_gradients_are_the_mean_over_the_batches(make_config, photog
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
+def test_gradients_do_not_depend_on_variables_of_accelerate(make_config, gradients, monkeypatch, tmp_path):
+    config = make_config(steps=1, optimiser=OptimiserConfig(clip_norm=1e9))
+    train(config, tmp_path / "without")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(config, tmp_path / "with")
+    without, given = gradients
+    assert all(torch.equal(one, other) for one, other in zip(without, given, strict=True))
+
+
 def test_large_gradients_are_clipped(make_config, gradients, tmp_path):
     train(make_config(steps=2, optimiser=OptimiserConfig(clip_norm=1e-3)), tmp_path)
     for step in gradients:
@@ -136,6 +145,14 @@ def test_bf16_trains_with_float32_times_weights_and_losses(make_config, monkeypa
     assert torch.bfloat16 in layers
     assert all(torch.isfinite(torch.tensor([record.loss, *record.losses.values()])).all() for record in found)
     assert {weight.dtype for weight in Tokenizer.from_pretrained(model).state_dict().values()} == {torch.float32}
+
+
+def test_runs_of_one_process_may_differ_in_precision(make_config, gradients, tmp_path):
+    for name, precision in (("first", "no"), ("half", "bf16"), ("again", "no")):
+        train(make_config(steps=1, precision=precision), tmp_path / name)
+    first, half, again = (torch.cat([gradient.flatten() for gradient in step]) for step in gradients)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, half)
 
 
 @pytest.mark.slow

@@ -14,12 +14,14 @@ import pytest
 import torch
 
 import stepladder
+from stepladder import Tokenizer
 from stepladder.errors import CheckpointError, OutputError
 from stepladder.tokenizer_config import TokenizerConfig
-from stepladder.training import state
+from stepladder.training import start, state
 from stepladder.training.autoencoder import train
-from stepladder.training.config import TrainConfig, dump
-from stepladder.training.state import RunState, latest_state, load_state, save_state
+from stepladder.training.config import StartConfig, TrainConfig, dump
+from stepladder.training.start import make_tokenizer
+from stepladder.training.state import RunState, latest_state, load_state, remove_leftovers, save_state
 
 LAST = "step-0000010"
 
@@ -65,9 +67,9 @@ def assert_same(found: object, wanted: object) -> None:
         assert found == wanted
 
 
-def assert_ended_alike(run: Path, wanted: Path) -> None:
+def assert_ended_alike(run: Path, wanted: Path, *, last: str = LAST) -> None:
     """Weights, average, optimiser, released model and records are those of the other run."""
-    states = [load_state(folder / "checkpoints" / LAST) for folder in (run, wanted)]
+    states = [load_state(folder / "checkpoints" / last) for folder in (run, wanted)]
     for part in ("step", "model", "ema", "optimiser"):
         assert_same(getattr(states[0], part), getattr(states[1], part))
     model = Path("model", "model.safetensors")
@@ -78,6 +80,49 @@ def assert_ended_alike(run: Path, wanted: Path) -> None:
 def test_ten_steps_are_five_and_resumed_five_bit_for_bit(make_config, uninterrupted, tmp_path):
     train(make_config(), tmp_path, stop_after=5)
     assert checkpoints(tmp_path) == ["step-0000005"]
+    train(make_config(), tmp_path, resume=True)
+    assert_ended_alike(tmp_path, uninterrupted)
+
+
+def test_a_stop_at_step_0_takes_none_and_leaves_the_model_that_the_run_starts_from(
+    make_config, uninterrupted, tmp_path
+):
+    model = Tokenizer.from_pretrained(train(make_config(), tmp_path, stop_after=0))
+    assert_same(dict(model.state_dict()), dict(make_tokenizer(make_config()).state_dict()))
+    assert not (tmp_path / "checkpoints").exists()
+    assert records(tmp_path) == []
+    train(make_config(), tmp_path, resume=True)
+    assert_ended_alike(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("keys", ["encoder_from decoder_from", "transfer_from"])
+def test_a_run_goes_on_when_the_model_that_it_started_from_is_gone(make_config, uninterrupted, tmp_path, keys):
+    model = shutil.copytree(uninterrupted / "model", tmp_path / "start")
+    config = make_config(steps=4, save_every=2, start=StartConfig(**dict.fromkeys(keys.split(), str(model))))
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=2)
+    shutil.rmtree(model)
+    train(config, tmp_path / "parts", resume=True)
+    assert_ended_alike(tmp_path / "parts", tmp_path / "whole", last="step-0000004")
+
+
+def test_principal_components_are_computed_once_for_a_run(make_config, monkeypatch, tmp_path):
+    computed, compute = [], start.start_from_principal_components
+    monkeypatch.setattr(
+        start, "start_from_principal_components", lambda *given: computed.append(given) or compute(*given)
+    )
+    config = make_config(steps=2, save_every=1, start=StartConfig(principal_components=True))
+    train(config, tmp_path, stop_after=1)
+    train(config, tmp_path, resume=True)
+    assert len(computed) == 1
+
+
+def test_a_checkpoint_of_a_version_that_stored_no_configuration_resumes_too(make_config, uninterrupted, tmp_path):
+    train(make_config(), tmp_path, stop_after=5)
+    file = tmp_path / "checkpoints" / "step-0000005" / "state.pt"
+    content = torch.load(file, weights_only=True)
+    del content["config"]
+    torch.save(content, file)
     train(make_config(), tmp_path, resume=True)
     assert_ended_alike(tmp_path, uninterrupted)
 
@@ -151,6 +196,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path, monk
     place = latest_state(tmp_path)
     assert place is not None
     assert load_state(place).model["weight"].item() == load_state(place).step == wanted
+    remove_leftovers(tmp_path)
     save_state(at(4), tmp_path, keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"step-{wanted:07d}", "step-0000004"]
 

@@ -21,11 +21,12 @@ from stepladder.losses import (
 )
 from stepladder.sampling.randomness import generator
 from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.coding import coded
 from stepladder.training.config import LossConfig, TrainConfig
 from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.records import StepRecord
-from stepladder.training.start import make_tokenizer
+from stepladder.training.start import make_tokenizer, rebuild_tokenizer
 
 __all__ = ["TokenizerObjective", "train"]
 
@@ -42,9 +43,9 @@ def train(
 ) -> Path:
     """Trains a tokenizer; arguments, result and errors are those of `run_on_images`."""
 
-    def objective() -> TokenizerObjective:
+    def objective(stored: TokenizerConfig | None) -> TokenizerObjective:
         return TokenizerObjective(
-            make_tokenizer(config),
+            make_tokenizer(config) if stored is None else rebuild_tokenizer(config, stored),
             config.loss,
             feature_network() if config.loss.perceptual_weight else None,
             train_encoder=config.start.train_encoder and not isinstance(config.tokenizer.encoder, FrozenEncoderConfig),

@@ -37,6 +37,7 @@ from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import generator
 from stepladder.sampling.scales import down
 from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.coding import coded
 from stepladder.training.config import AdversarialConfig, DistillConfig, RegressConfig
 from stepladder.training.frozen import fingerprint_of_files
@@ -65,7 +66,8 @@ def distill(
             EfficientNet-Lite0 with its ImageNet weights.
         resume: Go on from the newest checkpoint there, discriminator included.
         on_record: Called with every record, by the main process.
-        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end.
+        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end, and 0 takes
+            none and leaves the model that the run starts from.
 
     Returns:
         Folder of the student (averaged weights); its `steps_per_stage` is 1.
@@ -79,9 +81,9 @@ def distill(
         TrainingError: If the loss stops being finite.
     """
 
-    def objective() -> LadderObjective:
+    def objective(stored: TokenizerConfig | None) -> LadderObjective:
         teacher = Tokenizer.from_pretrained(config.teacher)
-        student = make_student(_start(config, teacher))
+        student = make_student(_start(config, teacher)) if stored is None else _fresh(stored)
         _open_encoder(student, config)
         if not config.train_initial:
             _freeze_initial(student)
@@ -143,9 +145,15 @@ def _freeze_initial(student: Tokenizer) -> None:
 
 def make_student(start: Tokenizer) -> Tokenizer:
     """A copy of the teacher, or of another model, that takes one step per scale, without guidance."""
-    student = Tokenizer(replace(start.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
+    student = _fresh(replace(start.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
     student.load_state_dict(start.state_dict())
     return student
+
+
+def _fresh(config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer whose weights are yet to be loaded; the draw of those that it has leaves no trace."""
+    with torch.random.fork_rng(devices=[]):
+        return Tokenizer(config)
 
 
 class _DistillationObjective(LadderObjective):
@@ -295,6 +303,7 @@ class AdversarialObjective(_DistillationObjective):
         """What one stage's image has of features and heads, for the backward pass; then its losses by name."""
         config = self.config
         decoded = rollout.images[stage]
+        share = config.adversarial_share if progress >= config.adversarial_from else 0.0
         with torch.enable_grad():
             # Not a leaf: hooks of profilers on the inputs of a module do not take one inside autograd.grad.
             image = decoded.detach().requires_grad_().clone()
@@ -302,16 +311,18 @@ class AdversarialObjective(_DistillationObjective):
             with torch.no_grad():
                 wanted = self.features.pyramid(real)
             perceptual = feature_distance(found, wanted).mean()
-            adversarial = student_loss(heads(found))
             pixels = (decoded - real).square().mean()
             distance = config.distillation_weight * rollout.errors[stage] + config.pixel_weight * pixels
             (towards_both,) = torch.autograd.grad(distance, decoded, retain_graph=True)
-            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=True)
-            (towards_fooling,) = torch.autograd.grad(adversarial, image)
-        share = config.adversarial_share if progress >= config.adversarial_from else 0.0
-        gradient = balanced_gradient(towards_both + towards_real, towards_fooling, share) - towards_both
-        discriminator = discriminator_loss(heads(wanted), heads([layer.detach() for layer in found]))
-        return (decoded * gradient).sum(), pixels, perceptual, adversarial, discriminator
+            (towards_real,) = torch.autograd.grad(config.perceptual_weight * perceptual, image, retain_graph=share > 0)
+            gradient = towards_both + towards_real
+            if share:
+                (towards_fooling,) = torch.autograd.grad(student_loss(heads(found)), image)
+                gradient = balanced_gradient(gradient, towards_fooling, share)
+        scores, fake_scores = heads(wanted), heads([layer.detach() for layer in found])
+        discriminator = discriminator_loss(scores, fake_scores)
+        backward = (decoded * (gradient - towards_both)).sum()
+        return backward, pixels, perceptual, student_loss(fake_scores), discriminator
 
 
 def _by_stage(rollout: Rollout) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from stepladder.errors import ConfigError, OutputError
 from stepladder.files import reason
 from stepladder.training.config import RunConfig, dump
 from stepladder.training.records import write_text
-from stepladder.training.state import latest_state
+from stepladder.training.state import latest_state, remove_leftovers
 
 __all__ = ["MAY_CHANGE", "Change", "RunFolder"]
 
@@ -102,7 +102,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out. The lock is the operating system's: it ends with the process, however that ends.
+        """Keeps other runs out, and removes what a kill left of checkpoints.
+
+        The lock is the operating system's: it ends with the process, however that ends.
 
         Raises:
             OutputError: If another run is at work there, or the folder cannot be made.
@@ -121,6 +123,7 @@ class RunFolder:
         if self._starts_over:
             _log.warning("No checkpoint in %s: the run starts at step 0.", self.path)
         try:
+            remove_leftovers(self.checkpoints)
             yield
         finally:
             place.unlink(missing_ok=True)

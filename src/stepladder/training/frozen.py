@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stepladder.bottlenecks import PlainBottleneck
 from stepladder.data import open_pairs, open_source, training_loader
-from stepladder.encoders import FrozenEncoder
+from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
 from stepladder.encoders.fingerprint import TOLERANCE, distance
 from stepladder.encoders.frozen import kept
 from stepladder.errors import ConfigError
@@ -16,7 +16,7 @@ from stepladder.tokenizer import Tokenizer
 from stepladder.training.coding import raw_latents
 from stepladder.training.config import DataConfig, ImageRunConfig, TrainConfig
 
-__all__ = ["fingerprint_of_files", "start_frozen"]
+__all__ = ["fingerprint_of_files", "resume_frozen", "start_frozen"]
 
 _BATCH, _BATCHES = 8, 32
 
@@ -41,6 +41,23 @@ def start_frozen(tokenizer: Tokenizer, config: TrainConfig) -> None:
     tokenizer.config = replace(tokenizer.config, encoder=named)
     if config.start.encoder_from is None:
         _measure_scale(tokenizer, config)
+
+
+def resume_frozen(tokenizer: Tokenizer, config: TrainConfig, stored: FrozenEncoderConfig) -> None:
+    """Takes the fingerprint of a checkpoint, whose weights hold the scale, and checks encoder or files against it.
+
+    Raises:
+        ConfigError: If the files hold latents of another encoder.
+        CheckpointError: If the encoder is needed, and is not there or is another one.
+    """
+    encoder = tokenizer.encoder
+    assert isinstance(encoder, FrozenEncoder)
+    encoder.config = replace(encoder.config, fingerprint=stored.fingerprint)
+    tokenizer.config = replace(tokenizer.config, encoder=stored)
+    if config.data.latents:
+        fingerprint_of_files(encoder, config)
+    else:
+        encoder.open()
 
 
 def fingerprint_of_files(encoder: FrozenEncoder, config: ImageRunConfig) -> list[float] | None:

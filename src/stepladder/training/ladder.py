@@ -7,11 +7,13 @@ weights reconstruct validation images, and what the network adds at each stage i
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from stepladder.configs import structure, unstructure
 from stepladder.data import CodedImages
 from stepladder.decoders import DecoderNetwork
 from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig
@@ -19,12 +21,14 @@ from stepladder.errors import ConfigError
 from stepladder.layouts import TokenLayout
 from stepladder.sampling.randomness import uniform
 from stepladder.tokenizer import Tokenizer
+from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.batches import Batch, image_batches
 from stepladder.training.config import ImageRunConfig
 from stepladder.training.folder import RunFolder
 from stepladder.training.loop import Task, fit
 from stepladder.training.objective import Objective, OptimiserGroup
 from stepladder.training.records import StepRecord
+from stepladder.training.state import load_model_config
 from stepladder.training.validation import ImageValidation
 
 __all__ = ["LadderObjective", "draw_dropped", "run_on_images"]
@@ -73,6 +77,10 @@ class LadderObjective(Objective):
         fast = [p for p in learning if id(p) not in linear]
         return [OptimiserGroup(fast), OptimiserGroup(slow, relative_rate=self.linear_rate_scale)]
 
+    def model_config(self) -> dict[str, Any]:
+        """That of the tokenizer."""
+        return unstructure(self.tokenizer.config)
+
     def networks(self) -> tuple[nn.Module, ...]:
         """Encoder, unless it is that of another library, and decoder network."""
         encoder, network = self.tokenizer.encoder, self.tokenizer.decoder.network
@@ -80,7 +88,7 @@ class LadderObjective(Objective):
 
 
 def run_on_images(
-    make_objective: Callable[[], LadderObjective],
+    make_objective: Callable[[TokenizerConfig | None], LadderObjective],
     config: ImageRunConfig,
     run_dir: Path,
     *,
@@ -91,12 +99,14 @@ def run_on_images(
     """Trains the tokenizer of an objective on the images of a configuration.
 
     Args:
-        make_objective: Called once on each process, with the same result, when it is clear that the run may start.
+        make_objective: Called once on each process, with the same result, when it is clear that the run may start. It
+            gets the configuration of the tokenizer at the checkpoint, from which all weights will come, or None.
         config: The run.
         run_dir: Where its files go; without `resume` it must hold no run yet.
         resume: Go on from the newest checkpoint there, bit for bit as if never interrupted.
         on_record: Called with every record, by the main process.
-        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end.
+        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end, and 0 takes
+            none and leaves the model that the run starts from.
 
     Returns:
         Folder of the trained tokenizer (averaged weights).
@@ -107,7 +117,7 @@ def run_on_images(
     data = config.data
     batches = image_batches(data, crop=data.crop, batch_size=config.batch_size, seed=config.seed)
     folder = RunFolder(run_dir, config, resume=resume)
-    objective = make_objective()
+    objective = make_objective(_at_checkpoint(folder))
     tokenizer = objective.tokenizer
     _check_crop(config, tokenizer)
     task = Task(
@@ -146,6 +156,13 @@ def draw_dropped(
         return torch.zeros(latent.shape[0], dtype=torch.bool, device=latent.device)
     assert generator is not None
     return (uniform(latent.shape[0], generator) < share).to(latent.device)
+
+
+def _at_checkpoint(folder: RunFolder) -> TokenizerConfig | None:
+    """The tokenizer's configuration there; None for a new run, or if a version wrote it that did not store that."""
+    place = folder.state
+    stored = load_model_config(place) if place is not None else {}
+    return structure(stored, TokenizerConfig, where=str(place)) if stored else None
 
 
 def _example(config: ImageRunConfig, tokenizer: Tokenizer) -> Batch:

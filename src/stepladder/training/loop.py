@@ -65,7 +65,8 @@ def fit(
         config: The run.
         folder: Where its files go.
         on_record: Called with every record, by the main process.
-        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end.
+        stop_after: Stop, with a checkpoint, once this many steps are taken in all; None runs to the end, and 0 takes
+            none and leaves the model that the run starts from.
 
     Raises:
         StepladderError: If folder or checkpoint cannot be used, or gradients stop being finite.
@@ -76,7 +77,7 @@ def fit(
         journal = _journal(run, task.validation, on_record, step)
         journal.look_at_the_start(run.ema, task.example.to(run.device))
         stream = _stream(run, task.batches, step)
-        last, signal = min(config.steps, stop_after or config.steps), None
+        last, signal = config.steps if stop_after is None else min(config.steps, stop_after), None
         while step < last and signal is None:
             rate = _set_rate(run.optimiser, learning_rate(config.optimiser, step, config.steps))
             losses = []
@@ -85,7 +86,7 @@ def fit(
                 seed = batch_seed(config.seed, step, micro * run.processes.count + run.processes.index)
                 with run.synchronised(micro == config.accumulate - 1):
                     loss, parts = _forward(run, batch, seed, step / config.steps)
-                    _backward(run, loss / config.accumulate)
+                    _backward(loss / config.accumulate)
                 losses.append(parts)
             norms = _clip(run)
             finite = _optimise(run, norms)
@@ -156,8 +157,8 @@ def _forward(run: Run, batch: Batch, seed: int, progress: float) -> tuple[Tensor
 
 
 @record_function("backward")
-def _backward(run: Run, loss: Tensor) -> None:
-    run.accelerator.backward(loss)
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # accelerate's divides by a number that its environment may hold
 
 
 @record_function("clip")

@@ -7,7 +7,7 @@ called: a call that bypasses the wrapper would silently train each process separ
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -68,6 +68,10 @@ class Objective(nn.Module, ABC):
     def networks(self) -> Iterable[nn.Module]:
         """Parts that are worth compiling."""
         return (self.model,)
+
+    def model_config(self) -> dict[str, Any]:
+        """What checkpoints store of the model beside its weights, in plain values; nothing by default."""
+        return {}
 
     def load_model(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over the weights of a checkpoint.

@@ -38,6 +38,8 @@ class Run:
     config: RunConfig
     folder: RunFolder
     accelerator: Accelerator
+    bf16: bool
+    """Whether networks compute in bfloat16."""
     processes: Processes
     """Those that train together."""
     mesh: DeviceMesh | None
@@ -66,10 +68,7 @@ class Run:
 
     def loss(self, batch: Any, seed: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts by name."""
-        if self.mesh is None:
-            loss, parts = self.wrapped(batch, seed, progress)
-            return loss, parts
-        with self.accelerator.autocast():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, parts = self.wrapped(batch, seed, progress)
         return loss.float(), parts
 
@@ -102,6 +101,7 @@ class Run:
             ema=self.ema.state_dict(),
             optimiser=self.inner_optimiser.state_dict(),
             data=places,
+            config=self.objective.model_config(),
         )
 
 
@@ -114,8 +114,7 @@ def set_up(objective: Objective, example: Any, config: RunConfig, folder: RunFol
     check_tracker(config)
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device  # accelerate knows the processes now
     accelerator = Accelerator(
-        mixed_precision=precision_on(device, config),
-        gradient_accumulation_steps=1,
+        mixed_precision="no",  # `Run.loss` sees to it: accelerate keeps one precision in a process for good
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
         log_with=config.tracker,
         project_dir=folder.path / "tracker",
@@ -134,6 +133,7 @@ def set_up(objective: Objective, example: Any, config: RunConfig, folder: RunFol
         config=config,
         folder=folder,
         accelerator=accelerator,
+        bf16=precision_on(device, config) == "bf16",
         processes=processes,
         mesh=mesh,
         objective=objective,

@@ -11,7 +11,7 @@ from torch import Tensor
 from stepladder.bottlenecks import KLBottleneck
 from stepladder.data import CropConfig
 from stepladder.decoders import ConvDecoderConfig
-from stepladder.encoders import FrozenEncoderConfig, same_encoder
+from stepladder.encoders import FrozenEncoder, FrozenEncoderConfig, same_encoder
 from stepladder.encoders.linear import start_from_principal_components
 from stepladder.errors import ConfigError
 from stepladder.sampling.randomness import generator
@@ -19,9 +19,9 @@ from stepladder.tokenizer import Tokenizer
 from stepladder.tokenizer_config import TokenizerConfig
 from stepladder.training.batches import image_batches
 from stepladder.training.config import TrainConfig
-from stepladder.training.frozen import start_frozen
+from stepladder.training.frozen import resume_frozen, start_frozen
 
-__all__ = ["make_tokenizer"]
+__all__ = ["make_tokenizer", "rebuild_tokenizer"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +38,7 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
         ConfigError: If a model to start from does not fit.
         CheckpointError: If it cannot be loaded.
     """
-    with torch.random.fork_rng(devices=[]):
-        # Layers draw their initial weights from the global generator; it is restored on the way out.
-        torch.set_rng_state(generator(config.seed).get_state())
-        tokenizer = Tokenizer(config.tokenizer)
-    start = config.start
+    tokenizer, start = _fresh(config), config.start
     if isinstance(config.tokenizer.encoder, FrozenEncoderConfig):
         start_frozen(tokenizer, config)
     if start.transfer_from is not None:
@@ -62,6 +58,30 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
         own, taken = tokenizer.decoder.state_dict(), other.decoder.state_dict()
         tokenizer.decoder.load_state_dict({name: taken.get(name, value) for name, value in own.items()})
     return tokenizer
+
+
+def rebuild_tokenizer(config: TrainConfig, stored: TokenizerConfig) -> Tokenizer:
+    """Builds the tokenizer of a run that goes on: all of its weights come from the checkpoint, and none is sought here.
+
+    Args:
+        config: The run.
+        stored: The tokenizer's configuration at the checkpoint; it says which frozen encoder is meant.
+
+    Raises:
+        ConfigError: If files hold latents of another frozen encoder.
+        CheckpointError: If a frozen encoder is needed, and is not there or is another one.
+    """
+    tokenizer = _fresh(config)
+    if isinstance(tokenizer.encoder, FrozenEncoder) and isinstance(stored.encoder, FrozenEncoderConfig):
+        resume_frozen(tokenizer, config, stored.encoder)
+    return tokenizer
+
+
+def _fresh(config: TrainConfig) -> Tokenizer:
+    with torch.random.fork_rng(devices=[]):
+        # Layers draw their initial weights from the global generator; it is restored on the way out.
+        torch.set_rng_state(generator(config.seed).get_state())
+        return Tokenizer(config.tokenizer)
 
 
 def _take_encoder(tokenizer: Tokenizer, name: str) -> None:

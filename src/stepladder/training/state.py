@@ -3,17 +3,19 @@
 A checkpoint is a folder. It is written under a temporary name beside its place, synchronised to the disk, and only then
 renamed; older ones are removed after that. A folder with a final name is therefore always whole.
 
-A run resumes bit for bit from its weights (and a discriminator's), their average, the optimiser and the step. Data
-order, crops, noise and learning rate are functions of (seed, step) and are not stored; for streams of shards, the
-position of each lane is.
+A run resumes bit for bit from its weights (and a discriminator's), their average, the optimiser and the step. The
+configuration of the model is stored, too, because what the run started from may have decided it and is not needed
+again. Data order, crops, noise and learning rate are functions of (seed, step) and are not stored; for streams of
+shards, the position of each lane is.
 
 Where weights are divided among processes, each writes its parts into `shards/`, and `state.pt` has the rest.
 """
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from stepladder.processes import Processes
 from stepladder.training.batches import Places
 from stepladder.training.sharding import merged, read_shards, split, write_shards
 
-__all__ = ["RunState", "latest_state", "load_state", "save_state"]
+__all__ = ["RunState", "latest_state", "load_model_config", "load_state", "remove_leftovers", "save_state"]
 
 _STATE_FILE = "state.pt"
 _SHARDS = "shards"
@@ -48,6 +50,8 @@ class RunState:
     optimiser: dict[str, Any]
     data: Places = field(default_factory=dict)
     """Where the streams of all processes are; empty where batches are a function of their number."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Configuration of the model, in plain values; empty where the objective says none."""
 
 
 def save_state(state: RunState, folder: Path, *, keep: int) -> Path:
@@ -101,11 +105,15 @@ def _attempt(action: Callable[[], None]) -> str | None:
 
 
 def latest_state(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a folder; leftovers of a kill are removed."""
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """The newest whole checkpoint in a folder."""
     places = _places(folder)
     return places[-1] if places else None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes checkpoints that a kill left half written; only for the run that holds the lock of its folder."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_state(place: Path, mesh: DeviceMesh | None = None) -> RunState:
@@ -118,11 +126,29 @@ def load_state(place: Path, mesh: DeviceMesh | None = None) -> RunState:
     Raises:
         CheckpointError: If it cannot be read.
     """
-    try:
+    with _readable(place):
         data = torch.load(place / _STATE_FILE, map_location="cpu", weights_only=True)
         if (place / _SHARDS).exists():
             data = merged(data, read_shards(place / _SHARDS, mesh))
         return RunState(**data)
+
+
+def load_model_config(place: Path) -> dict[str, Any]:
+    """Reads `RunState.config` alone; empty in checkpoints of versions that did not store it.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+    """
+    with _readable(place):
+        data = torch.load(place / _STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
+        config: dict[str, Any] = data.get("config", {})
+        return config
+
+
+@contextlib.contextmanager
+def _readable(place: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
