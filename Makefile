@@ -41,7 +41,7 @@ demo: $(READY)  ## Reconstruct photographs; print speed and quality, write a com
 
 test: $(READY)  ## Run all but the long tests: with annotated types and shapes checked, then those that cannot be
 	$(PYTEST) -m "$(FAST)" --typecheck --durations=10
-	$(PYTEST) -m "$(FAST) and untyped" -q
+	$(PYTEST) -m "$(FAST) and untyped" -q $$(grep -rl --include="*.py" "mark.untyped" tests)
 
 check: docs  ## Lint, formatting, types, import layers, generated tables and pages, the documentation site
 	$(BIN)/ruff check $(CODE)

@@ -1,4 +1,5 @@
-"""What all tests share: the option that checks annotated types and shapes at run time, and a frozen encoder.
+"""What all tests share: the option that checks annotated types and shapes at run time, a frozen encoder, and stand-ins
+for what takes seconds.
 
 Imports nothing of stepladder before a fixture is used: types are checked in what is imported later.
 """
@@ -8,6 +9,18 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
+
+LONG = (
+    "demo/test_page.py",
+    "training/test_sharing.py",
+    "training/test_interruption.py",
+    "training/test_processes.py",
+    "training/test_resume.py",
+    "training/test_distillation.py",
+    "test_fake_accelerator.py",
+    "training/test_profile.py",
+)
+"""Files that begin first, so that at the end of a run no process is left alone with one of them."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -33,11 +46,33 @@ def _check_types() -> None:
     install_import_hook([f"stepladder.{part}" for part in parts if part != "cli"], "typechecking.check")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist would begin with files of many tests, which are short ones
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     if config.getoption("typecheck"):
         untyped = [item for item in items if item.get_closest_marker("untyped")]
         config.hook.pytest_deselected(items=untyped)
         items[:] = [item for item in items if item not in untyped]
+
+
+@pytest.fixture
+def few_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frechet distances are over the first features of their network: the roots of large covariances take seconds."""
+    from stepladder.nn.efficientnet import EfficientNetLite
+
+    pooled = EfficientNetLite.pooled
+    monkeypatch.setattr(EfficientNetLite, "pooled", lambda self, images: pooled(self, images)[:, :64])
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peak of the machine is not measured: that takes seconds, in half precision on some processors many."""
+    monkeypatch.setattr("stepladder.measure.benchmarking.peak_flops", lambda device, dtype: 1e9)
 
 
 @pytest.fixture

@@ -20,11 +20,12 @@ from torch.utils import backend_registration
 
 from stepladder import Tokenizer, presets
 from stepladder.bottlenecks import FSQConfig, KLConfig, PlainConfig, VQConfig
+from stepladder.losses import FeaturePyramid
 from stepladder.measure.metrics import FeatureStatistics, colour_shift, psnr, quantise, ssim
 from stepladder.nn.efficientnet import EfficientNetLite
 from stepladder.sampling import randomness
 from stepladder.sampling.guidance import GuidanceConfig
-from stepladder.tokenizer_config import TokenizerConfig
+from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
 from stepladder.training import loop
 from stepladder.training.autoencoder import TokenizerObjective
 from stepladder.training.config import AdversarialConfig, LossConfig, RegressConfig
@@ -80,7 +81,8 @@ def _on_accelerator(make: Callable[[], Module]) -> Module:
 
 def _codes(config: TokenizerConfig) -> None:
     tokenizer = _on_accelerator(lambda: Tokenizer(config).eval())
-    code = tokenizer.encode(_images(config))
+    with mock.patch("stepladder.tokenizer.check_images"):  # the one look at values, at the entrance of an encode
+        code = tokenizer.encode(_images(config))
     if code.indices is not None:
         _on_device(tokenizer.bottleneck.from_indices(code.indices))
     with mock.patch("stepladder.tokenizer.check_finite"):  # the one look at values, at the entrance of a decode
@@ -88,6 +90,20 @@ def _codes(config: TokenizerConfig) -> None:
             _on_device(tokenizer.decode(code, steps=steps, guidance=guidance))
         if tokenizer.decoder.network.guidable:
             _on_device(tokenizer.decode(code, steps=2, guidance=2.0))
+
+
+class _Pyramid(FeaturePyramid):
+    """Stands for EfficientNet-Lite0 in all but one case of each kind: fake tensors make every layer slow."""
+
+    channels = (4, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(a, b, 3, 2, 1) for a, b in ((3, 4), (4, 8)))
+
+    def pyramid(self, images: torch.Tensor) -> list[torch.Tensor]:
+        fine = self.layers[0](images)
+        return [fine, self.layers[1](fine)]
 
 
 class _Optimiser:
@@ -108,8 +124,8 @@ class _Optimiser:
             parameter.grad = None
 
 
-def _learns(objective: Objective, batch: torch.Tensor) -> None:
-    """Two steps of the loop."""
+def _learns(objective: Objective, batch: torch.Tensor, steps: int) -> None:
+    """Steps of the loop."""
     parameters = [p for group in objective.optimiser_groups() for p in group.parameters]
     clip = SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_)
     optimiser = _Optimiser(parameters)
@@ -126,7 +142,7 @@ def _learns(objective: Objective, batch: torch.Tensor) -> None:
     with mock.patch("copy.deepcopy", copy):  # fake weights have no copies
         ema, means = MovingAverage(objective.model, 0.99), RunningMeans(0.0)
     objective.train()
-    for step in range(2):
+    for step in range(steps):
         loss, losses = objective(batch, step, 0.5)
         loss.backward()
         norms = loop._clip(run)
@@ -136,20 +152,26 @@ def _learns(objective: Objective, batch: torch.Tensor) -> None:
         _on_device(finite, *losses.values())
 
 
-def _trains(config: TokenizerConfig, **settings) -> None:
+def _trains(
+    config: TokenizerConfig, features: Callable[[], FeaturePyramid] = _Pyramid, *, steps: int = 1, **settings
+) -> None:
     loss = LossConfig(**settings)
-    make = lambda: TokenizerObjective(Tokenizer(config), loss, EfficientNetLite(0), train_encoder=True)  # noqa: E731
-    _learns(_on_accelerator(make), _images(config))
+    make = lambda: TokenizerObjective(Tokenizer(config), loss, features(), train_encoder=True)  # noqa: E731
+    _learns(_on_accelerator(make), _images(config), steps)
 
 
-def _distils(config: TokenizerConfig, recipe: RegressConfig | AdversarialConfig) -> None:
+def _distils(
+    config: TokenizerConfig,
+    recipe: RegressConfig | AdversarialConfig,
+    features: Callable[[], FeaturePyramid] = _Pyramid,
+) -> None:
     kind = AdversarialObjective if isinstance(recipe, AdversarialConfig) else RegressObjective
 
     def make() -> Objective:
         teacher = Tokenizer(config)
-        return kind(make_student(teacher), teacher, recipe, EfficientNetLite(0))
+        return kind(make_student(teacher), teacher, recipe, features())
 
-    _learns(_on_accelerator(make), _images(config))
+    _learns(_on_accelerator(make), _images(config), 1)
 
 
 def _measures() -> None:
@@ -164,24 +186,29 @@ def _on_device(*tensors: torch.Tensor) -> None:
 
 
 def _cases() -> dict[str, Callable[[], None]]:
-    grid, tokens = presets.tiny(), presets.tiny_tokens()
+    ladder = LadderConfig(num_stages=2)  # one that draws its noise, and one that goes on from another
+    grid, tokens = (dataclasses.replace(preset(), ladder=ladder) for preset in (presets.tiny, presets.tiny_tokens))
     guidable = dataclasses.replace(tokens, decoder=dataclasses.replace(tokens.decoder, null_latent=True))
     quantised = FSQConfig(levels=[3] * grid.latent_channels)
     bottlenecks = {"plain": PlainConfig(), "kl": KLConfig(), "fsq": quantised, "vq": VQConfig(codebook_size=32)}
+    regress, adversarial = RegressConfig(teacher_steps=2), AdversarialConfig(teacher_steps=2)
+    strong = dataclasses.replace(regress, guidance=GuidanceConfig(scale=2.0))
+    lite = lambda: EfficientNetLite(0)  # noqa: E731
     cases: dict[str, Callable[[], None]] = {
         "codes of guided tokens": lambda: _codes(guidable),
         "train with context dropout": lambda: _trains(guidable, context_dropout=0.5),
+        "regress a grid": lambda: _distils(grid, regress, lite),
+        "regress tokens": lambda: _distils(tokens, regress),
+        "regress on a guided teacher": lambda: _distils(guidable, strong),
+        "adversarial a grid": lambda: _distils(grid, adversarial, lite),
+        "adversarial tokens": lambda: _distils(tokens, adversarial),
         "evaluate": _measures,
     }
     for name, bottleneck in bottlenecks.items():
         config = dataclasses.replace(grid, bottleneck=bottleneck)
+        features, steps = (lite, 2) if name == "plain" else (_Pyramid, 2 if name == "vq" else 1)
         cases[f"codes of {name}"] = lambda config=config: _codes(config)
-        cases[f"train {name}"] = lambda config=config: _trains(config)
-    for name, config in {"a grid": grid, "tokens": tokens}.items():
-        cases[f"regress {name}"] = lambda config=config: _distils(config, RegressConfig())
-        cases[f"adversarial {name}"] = lambda config=config: _distils(config, AdversarialConfig())
-    strong = RegressConfig(guidance=GuidanceConfig(scale=2.0))
-    cases["regress on a guided teacher"] = lambda: _distils(guidable, strong)
+        cases[f"train {name}"] = lambda config=config, f=features, n=steps: _trains(config, f, steps=n)
     return cases
 
 

@@ -16,6 +16,7 @@ _PATIENCE = 900
 _LAUNCH = """
 import os, sys, traceback
 from pathlib import Path
+import torch._dynamo  # which counts of operations and optimisers would import in each of them
 import stepladder.measure.evaluation, stepladder.training.autoencoder, stepladder.training.distillation
 program, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 sys.argv = ["program", *sys.argv[4:]]
@@ -46,10 +47,11 @@ sys.exit(int(any(codes)))
 """
 
 
-def in_processes(program: str, *words: object, count: int = 2) -> list[str]:
+def in_processes(program: str, *words: object, count: int = 2, before: str = "") -> list[str]:
     """Runs a program in `count` processes side by side, on the CPU, with these arguments; what each said on stdout.
 
-    They are forks of one that has imported the library, which saves most of the time of their start.
+    They are forks of one that has imported the library, which saves most of the time of their start; it also runs
+    `before`, for further imports.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -64,7 +66,7 @@ def in_processes(program: str, *words: object, count: int = 2) -> list[str]:
         "OMP_NUM_THREADS": "1",
     }
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _LAUNCH, program, folder, str(count), *map(str, words)]
+        command = [sys.executable, "-c", before + _LAUNCH, program, folder, str(count), *map(str, words)]
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as launcher:
             try:
                 _, errors = launcher.communicate(timeout=_PATIENCE)

@@ -17,6 +17,11 @@ from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
 
 
+@pytest.fixture(autouse=True)
+def quick(few_features, peak) -> None:
+    """Commands that measure do so with what takes no seconds."""
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("models") / "tiny"

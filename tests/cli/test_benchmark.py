@@ -7,13 +7,7 @@ import pytest
 from PIL import Image
 
 from stepladder.integrations.diffusers import contenders
-from stepladder.measure import benchmarking
 from stepladder.measure.contenders import single_pass_contender
-
-
-@pytest.fixture(autouse=True)
-def peak(monkeypatch):
-    monkeypatch.setattr(benchmarking, "peak_flops", lambda device, dtype: 1e9)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from stepladder import errors
 
 COMMANDS = ["reconstruct", "encode", "decode", "evaluate", "benchmark", "train", "distill", "info", "bulk"]
 SCRIPT = "from stepladder.cli import main; main()"
+WORK = "import os, signal, time\nfrom stepladder.cli import app, main\n"
+"""Begins programs with a command of their own, which imports nothing large."""
 
 
 def raiser(error):
@@ -155,16 +157,17 @@ def test_the_real_script_is_quiet_when_nobody_reads_and_when_interrupted(python)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 def test_a_command_that_is_terminated_leaves_no_temporary_file(python, tmp_path):
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom stepladder.cli import main\n"
-        "import stepladder.models as m\nfrom stepladder.files import write_atomically\n"
+    code = WORK + (
+        "from pathlib import Path\nfrom stepladder.files import write_atomically\n"
         "def stop(place):\n"
         "    place.write_bytes(b'half')\n"
         "    print(len(list(place.parent.iterdir())), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "m.parse_model_spec = lambda text: write_atomically(Path(text, 'z.bin'), stop, force=True)\nmain()"
+        "@app.command()\n"
+        "def work(folder: Path): write_atomically(folder / 'z.bin', stop, force=True)\n"
+        "main()"
     )
-    done = python(code, "info", tmp_path)
+    done = python(code, "work", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "1\n", "terminated\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -172,18 +175,18 @@ def test_a_command_that_is_terminated_leaves_no_temporary_file(python, tmp_path)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
 def test_a_signal_that_comes_inside_a_finaliser_ends_a_command(python, number, said):
-    code = (
-        "import os, signal, time\nfrom stepladder.cli import main\nimport stepladder.models as m\n"
+    code = WORK + (
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background ignore it
         "class Last:\n"
         f"    def __del__(self): os.kill(os.getpid(), {int(number)})\n"
-        "def work(text):\n"
+        "@app.command()\n"
+        "def work():\n"
         "    Last()\n"
         "    time.sleep(60)\n"
         "    os._exit(0)\n"
-        "m.parse_model_spec = work\nmain()"
+        "main()"
     )
-    done = python(code, "info", "x")
+    done = python(code, "work")
     assert (done.returncode, done.stderr) == (128 + number, f"{said}\n")
 
 

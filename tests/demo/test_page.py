@@ -202,7 +202,7 @@ def test_settings_go_into_the_link_and_come_back_from_it(opened):
 
 
 def test_a_link_that_asks_for_what_is_not_there_gets_a_sentence_and_the_defaults(opened):
-    browser = opened("?models=secret&steps=7")
+    browser = opened("?models=secret&steps=7&size=64")
     wait_for(browser, lambda: "The link asks for model 'secret'" in status(browser), 20)
     assert "The link asks for steps '7', which is not on this page." in status(browser)
     press(browser)

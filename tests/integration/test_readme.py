@@ -11,6 +11,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from stepladder.cli import app
+from stepladder.measure import benchmarking
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -33,6 +34,14 @@ def photographs(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def once(monkeypatch, few_features, peak) -> None:
+    """Commands that measure do so once."""
+    measure = benchmarking.benchmark
+    monkeypatch.setattr(benchmarking, "benchmark", lambda *models, **words: measure(*models, **words | {"repeats": 1}))
+
+
+@pytest.mark.usefixtures("once")
 def test_every_line_of_the_shell_block_runs_one_after_the_other(photographs):
     lines = SHELL.splitlines()
     assert len(lines) == 6

@@ -1,7 +1,9 @@
 """What a latent leaves open, what each stage adds, and which stages of the released models work."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -95,12 +97,23 @@ def released() -> list[object]:
     return cases
 
 
+@pytest.fixture(scope="module")
+def measured(photographs) -> Callable:
+    """By the name of a released model: its ladder, and what its stages add."""
+
+    @cache
+    def measured(name):
+        tokenizer = Tokenizer.from_pretrained(name if name == "photo" else MODELS / name)
+        side = 64 if name.startswith("imagenet64") else 128
+        return tokenizer.schedule, contributions(tokenizer, open_source([str(photographs)]), size=side, steps=1)
+
+    return measured
+
+
 @pytest.mark.parametrize(("name", "stage"), released())
-def test_every_stage_of_a_released_model_works(photographs, name, stage):
-    tokenizer = Tokenizer.from_pretrained(name if name == "photo" else MODELS / name)
-    side = 64 if name.startswith("imagenet64") else 128
-    rows = contributions(tokenizer, open_source([str(photographs)]), size=side, steps=1)
-    assert rows[stage].added > working_from(tokenizer.schedule.stages[stage])
+def test_every_stage_of_a_released_model_works(measured, name, stage):
+    schedule, rows = measured(name)
+    assert rows[stage].added > working_from(schedule.stages[stage])
 
 
 def test_the_command_prints_lines_to_paste_and_what_each_stage_adds(photographs, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The plots of the pages are those of the records."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -43,16 +44,37 @@ REPORTS = {
 }
 
 
+def fill(patch, folder):
+    """Makes it a tree with a record for every plot."""
+    for name, place in {"ROOT": folder, "RESULTS": folder / "results", "IMAGES": folder / "images"}.items():
+        patch.setattr(plots, name, place)
+    (folder / "results").mkdir()
+    for name, report in REPORTS.items():
+        (folder / "results" / f"{name}.json").write_text(json.dumps({**RECORD, "report": report}), "utf-8")
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A tree with a record for every plot."""
-    monkeypatch.setattr(plots, "ROOT", tmp_path)
-    monkeypatch.setattr(plots, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(plots, "IMAGES", tmp_path / "images")
-    (tmp_path / "results").mkdir()
-    for name, report in REPORTS.items():
-        (tmp_path / "results" / f"{name}.json").write_text(json.dumps({**RECORD, "report": report}), "utf-8")
+    fill(monkeypatch, tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """The plots of these records."""
+    folder = tmp_path_factory.mktemp("plots")
+    with pytest.MonkeyPatch.context() as patch:
+        fill(patch, folder)
+        assert plots.main([]) == 0
+    return folder / "images"
+
+
+@pytest.fixture
+def drawn(folder, images):
+    """The tree, with its plots."""
+    shutil.copytree(images, folder / "images")
+    return folder
 
 
 def test_the_plots_of_the_pages_are_those_of_the_records(capsys):
@@ -71,9 +93,8 @@ def test_every_record_becomes_its_plot_and_the_same_record_the_same_bytes(folder
     assert drawn == {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
-def test_a_plot_is_out_of_date_when_a_number_changes_but_not_when_only_the_spelling_does(folder, capsys):
-    assert plots.main([]) == 0
-    path = folder / "results" / "sides.json"
+def test_a_plot_is_out_of_date_when_a_number_changes_but_not_when_only_the_spelling_does(drawn, capsys):
+    path = drawn / "results" / "sides.json"
     record = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps(record, indent=4), "utf-8")
     assert plots.main(["--check"]) == 0
@@ -86,15 +107,13 @@ def test_a_plot_is_out_of_date_when_a_number_changes_but_not_when_only_the_spell
     assert capsys.readouterr().out == "images/sides.png: drawn\n"
 
 
-def test_a_plot_without_a_digest_is_out_of_date(folder):
-    assert plots.main([]) == 0
-    Image.new("RGB", (2, 2)).save(folder / "images" / "sides.png")
+def test_a_plot_without_a_digest_is_out_of_date(drawn):
+    Image.new("RGB", (2, 2)).save(drawn / "images" / "sides.png")
     assert plots.main(["--check"]) == 1
 
 
-def test_a_plot_whose_record_is_gone_is_named(folder, capsys):
-    assert plots.main([]) == 0
-    (folder / "results" / "sides.json").unlink()
+def test_a_plot_whose_record_is_gone_is_named(drawn, capsys):
+    (drawn / "results" / "sides.json").unlink()
     assert plots.main(["--check"]) == 1
     said = "error: images/sides.png has no results/sides.json. Record it, or delete the plot.\n"
     assert capsys.readouterr().err == said

@@ -15,6 +15,8 @@ from stepladder.sampling.scales import down
 from stepladder.tokenizer import Tokenizer
 from tokenizer_fakes import built
 
+pytestmark = pytest.mark.usefixtures("few_features")
+
 
 @pytest.fixture
 def photos(tmp_path):

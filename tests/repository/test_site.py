@@ -1,6 +1,7 @@
 """The documentation site: what is generated is current, links leave no page of it, nothing comes from another host."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
@@ -9,15 +10,19 @@ from matplotlib.figure import Figure
 from mkdocs.exceptions import PluginError
 
 from docs import figures, generated, site_hooks
+from examples import toy
 
 
-@pytest.fixture
-def pages(tmp_path, monkeypatch) -> Path:
-    """A folder of pages as they would be generated."""
-    monkeypatch.setattr(generated, "DOCS", tmp_path)
-    (tmp_path / "concepts.md").write_text("Before\n<!-- toy -->\n<!-- end toy -->\nafter\n", "utf-8")
-    assert generated.main([]) == 0
-    return tmp_path
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Iterator[Path]:
+    """A folder of pages as they would be generated, with a toy that decodes few images."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "concepts.md").write_text("Before\n<!-- toy -->\n<!-- end toy -->\nafter\n", "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generated, "DOCS", folder)
+        patch.setattr(toy, "SEEDS", range(8))
+        assert generated.main([]) == 0
+        yield folder
 
 
 def test_the_page_of_commands_has_the_help_of_each(pages):
@@ -35,9 +40,11 @@ def test_the_page_of_concepts_shows_what_the_toy_prints_and_keeps_its_text(pages
 
 
 def test_a_page_that_somebody_changed_is_out_of_date(pages, capsys):
-    with (pages / "commands.md").open("a", encoding="utf-8") as page:
-        page.write("more")
+    page = pages / "commands.md"
+    text = page.read_text("utf-8")
+    page.write_text(f"{text}more", "utf-8")
     assert generated.main(["--check"]) == 1
+    page.write_text(text, "utf-8")
     assert capsys.readouterr().err == "error: docs/commands.md is out of date. Run: make pages\n"
 
 

@@ -110,8 +110,10 @@ def test_an_ancestral_step_is_the_posterior_of_ddpm():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("schedule", [FULL, StageSchedule.from_ends([0.2, 0.1, 0.0]), StageSchedule.uniform(3)])
 def test_many_steps_draw_white_images_of_the_right_mean_and_spread_on_any_ladder(kind: str, schedule: StageSchedule):
-    steps = 400 if kind == "ancestral" else 100  # of order 1, with a larger constant
-    found = image(steps, kind, schedule=schedule, side=256) - MEAN
+    steps = 100
+    if kind == "ancestral":  # of order 1, with a larger constant, the more so where one stage spans all noise levels
+        steps = 400 if schedule is FULL else 300
+    found = image(steps, kind, schedule=schedule, side=128) - MEAN
     assert found.mean().abs() < 0.005
     assert found.std().item() == pytest.approx(SPREAD, rel=0.03)
     assert down(found).std().item() == pytest.approx(SPREAD / 2, rel=0.04)  # white: means of blocks say so

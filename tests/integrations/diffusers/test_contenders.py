@@ -7,7 +7,6 @@ import torch
 
 from stepladder import ConfigError, MissingDependencyError
 from stepladder.integrations.diffusers.contenders import DECODERS, autoencoder_kl, autoencoder_tiny, find_decoders
-from stepladder.measure import benchmarking
 from stepladder.measure.benchmarking import benchmark
 from stepladder.measure.contenders import Contender, Setting
 
@@ -35,8 +34,8 @@ def test_a_decoder_makes_images_of_latents_of_a_grid_of_eight(contenders, name):
     assert images.isfinite().all()
 
 
-def test_a_decoder_is_measured_as_any_other(contenders, monkeypatch):
-    monkeypatch.setattr(benchmarking, "peak_flops", lambda device, dtype: 1e9)
+@pytest.mark.usefixtures("peak")
+def test_a_decoder_is_measured_as_any_other(contenders):
     (row,) = benchmark([contenders["tiny"]], sizes=(32,), repeats=1).rows
     assert (row.label, row.network_evaluations, len(row.seconds_per_stage)) == ("autoencoder-tiny", 1, 1)
     assert row.gflop_per_image == pytest.approx(35.3375 / 64, rel=1e-3)
