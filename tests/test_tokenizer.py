@@ -325,12 +325,10 @@ def test_a_tokenizer_in_bfloat16_decodes_close_to_float32():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_fingerprint_is_that_of_the_weights_before_they_were_rounded(saved, dtype):
-    tokenizer = Tokenizer.from_pretrained(saved)
-    before = tokenizer.fingerprint()
+    before = (tokenizer := Tokenizer.from_pretrained(saved)).fingerprint()
     assert tokenizer.to_precision(dtype).fingerprint() == before
     assert tokenizer.to_precision(torch.float32).fingerprint() == before
-    other = Tokenizer(tokenizer.config)
-    tokenizer.load_state_dict(other.state_dict())
+    tokenizer.load_state_dict((other := Tokenizer(tokenizer.config)).state_dict())
     assert tokenizer.fingerprint() == other.fingerprint() != before
 
 

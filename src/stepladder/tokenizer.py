@@ -36,13 +36,10 @@ from stepladder.sampling.guidance import GuidanceConfig
 from stepladder.sampling.randomness import NoiseKind, noise_source
 from stepladder.sampling.sampler import sample
 from stepladder.sampling.stages import StageSchedule
-from stepladder.sampling.steps import EULER, SamplerConfig, SamplerKind
+from stepladder.sampling.steps import EULER, SamplerConfig, SamplerKind, find_sampler
 from stepladder.tokenizer_config import TokenizerConfig
 
-__all__ = [
-    "Encoding",
-    "Tokenizer",
-]
+__all__ = ["Encoding", "Tokenizer"]
 
 _MOST_GRAPHS = 256
 """Of a compiled network: one for each stage, and without free sizes for each of them."""
@@ -117,10 +114,7 @@ class Tokenizer(Pretrained):
         return next(self.parameters()).dtype
 
     def to_precision(self, dtype: torch.dtype) -> Self:
-        """Lets the networks compute in `dtype`, in place; the scale of the latent and all noise stay in float32.
-
-        The fingerprint stays that of the weights as they were.
-        """
+        """Lets the networks compute in `dtype`, in place; noise, scale of the latent and fingerprint stay the same."""
         self._fingerprint = self.fingerprint()
         self.encoder.to(dtype)
         self.decoder.to(dtype)
@@ -147,8 +141,7 @@ class Tokenizer(Pretrained):
         Raises `ValueError` for what is no such tensor or a tile that does not fit, `ImageError` for another size.
         """
         check_images(images)
-        frozen = isinstance(self.encoder, FrozenEncoder)  # computes in float32, whatever the precision here
-        fitting = self.layout.fit(images if frozen else images.to(self.dtype))
+        fitting = self.layout.fit(images if isinstance(self.encoder, FrozenEncoder) else images.to(self.dtype))
         side = self.tile_side(tile, (images.shape[2], images.shape[3]))
         out: BottleneckOutput = self.bottleneck(features(self.encoder, fitting, tile=side))
         return Encoding(
@@ -213,9 +206,7 @@ class Tokenizer(Pretrained):
         Between two images, gradients are as the caller has them: each stage turns them off for itself alone.
         """
         latent = code.latent if isinstance(code, Encoding) else code
-        sampler = sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(kind=sampler)
-        if noise == "zero" and sampler.kind == "ancestral":
-            raise ConfigError("Noise 'zero' does not fit sampler 'ancestral', which draws in every step. Change one.")
+        sampler = find_sampler(sampler, noise)
         self.layout.check(latent)
         check_finite(latent)
         if isinstance(self.encoder, FrozenEncoder):

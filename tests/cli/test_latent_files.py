@@ -110,6 +110,9 @@ def test_encode_refuses_before_work_what_cannot_be_stored(run, refused, model, p
     assert refused("encode", photos, "--out", "z", "--model", "nope").startswith("z exists already. Pass --force")
     assert run("encode", photos, "--out", "z", "--model", model, "--force").exit_code == 0
 
+    (tmp_path / "folder").mkdir()
+    assert refused("encode", photos, "--out", "folder") == "Cannot write folder: it is a folder. Name another --out."
+
     target = (photos / "a.png").rename(tmp_path / "a")
     assert "is an input and is not overwritten" in refused("encode", target, "--out", target, "--force")
 

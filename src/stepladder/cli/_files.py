@@ -78,7 +78,7 @@ def check_outputs(inputs: Iterable[Path], outputs: Sequence[Path], *, force: boo
             raise OutputError(f"{shown(output)} is an input and is not overwritten. Name another --out.")
     for output in outputs:
         if os.path.isdir(output):  # noqa: PTH112 (odd names)
-            raise OutputError(f"Cannot write {shown(output)}: it is a folder. Name a file as --out.")
+            raise OutputError(f"Cannot write {shown(output)}: it is a folder. Name another --out.")
     existing = [output for output in outputs if os.path.lexists(output)]
     if existing and not force:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""

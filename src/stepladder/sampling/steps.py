@@ -39,10 +39,10 @@ from stepladder.errors import ConfigError
 from stepladder.sampling.denoiser import Denoised
 from stepladder.sampling.flow import expand_time
 from stepladder.sampling.path import noise_from_clean, path, velocity_from_clean
-from stepladder.sampling.randomness import Generators, normal
+from stepladder.sampling.randomness import Generators, NoiseKind, normal
 from stepladder.sampling.stages import Stage, StageSchedule
 
-__all__ = ["EULER", "SamplerConfig", "SamplerKind", "Span", "evaluation_times", "step", "textured"]
+__all__ = ["EULER", "SamplerConfig", "SamplerKind", "Span", "evaluation_times", "find_sampler", "step", "textured"]
 
 SamplerKind = Literal["euler", "heun", "ancestral"]
 
@@ -101,6 +101,18 @@ class SamplerConfig:
 
 
 EULER = SamplerConfig()
+
+
+def find_sampler(sampler: SamplerConfig | SamplerKind, noise: NoiseKind) -> SamplerConfig:
+    """The sampler of a decode from its configuration or its kind alone.
+
+    Raises:
+        ConfigError: If there is no such kind, or it draws although the noise is zero.
+    """
+    found = sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(kind=sampler)
+    if noise == "zero" and found.kind == "ancestral":
+        raise ConfigError("Noise 'zero' does not fit sampler 'ancestral', which draws in every step. Change one.")
+    return found
 
 
 def evaluation_times(stage: Stage, grid: Sequence[float], kind: SamplerKind) -> list[float]:
