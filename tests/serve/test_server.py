@@ -204,6 +204,8 @@ def test_a_wrong_page_or_method_is_answered_with_a_sentence(address):
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.json()["error"] == "There is nothing at /. Accepted: /decode, /health, /metrics."
     assert wrong.json()["error"] == "/decode does not take GET. Send POST to /decode, GET elsewhere."
+    counted = requests.get(f"{address}/metrics", timeout=30).text
+    assert all(f'stepladder_requests_total{{status="{status}"}} 1' in counted for status in (404, 405))
 
 
 def test_health_says_what_is_served(address):

@@ -12,7 +12,7 @@ from stepladder.data.files import read_bytes
 from stepladder.errors import DataError
 from stepladder.images import images_below
 
-__all__ = ["FolderImages", "what_is_there"]
+__all__ = ["FolderImages"]
 
 
 class FolderImages:
@@ -39,7 +39,7 @@ class FolderImages:
             self._files += files
             self._keys += [keys[file] for file in files]
         if not self._files:
-            raise DataError(f"No images in {name}. {what_is_there(paths)}")
+            raise DataError(f"No images in {name}. {_what_is_there(paths)}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -63,11 +63,8 @@ def _images_below(root: Path) -> list[Path]:
         ) from error
 
 
-def what_is_there(folders: Sequence[Path]) -> str:
-    """A sentence on folders or files in which there are no images."""
+def _what_is_there(folders: Sequence[Path]) -> str:
     for folder in folders:
-        if not folder.exists():
-            return f"There is no file or folder '{folder}'. Check the path."
         if any(folder.glob("*.tar")):
             return f"It holds tar shards: give them as '{folder}/*.tar'."
     return "Files that end in .jpg, .png, .webp and the like count. Check the path."

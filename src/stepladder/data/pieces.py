@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from stepladder.data.files import read_bytes
-from stepladder.data.folder import what_is_there
 from stepladder.data.remote import RemoteError, is_remote, list_files, open_file
 from stepladder.data.source import ImageSource, expand, hub_id, is_saved, kind_of, open_source, parquet_files
 from stepladder.data.tars import TarPiece, tar_pieces
@@ -88,7 +87,7 @@ def plan_pieces(data: str, *, images: int) -> Pieces:
     if is_remote(data):
         files = list_files(data)
         files = _of_one_kind(files)
-        kind, paths = kind_of(Path(files[0])) if files else "image files", []
+        kind = kind_of(Path(files[0])) if files else "image files"
     else:
         paths = list(dict.fromkeys(inner for path in expand(data) for inner in parquet_files(path) or [path]))
         kinds = {kind_of(path) for path in paths}
@@ -97,7 +96,7 @@ def plan_pieces(data: str, *, images: int) -> Pieces:
         kind = kinds.pop()
         files = sorted({str(file) for path in paths for file in _files_at(path)})
     if not files:
-        raise DataError(f"No images in {data}. {what_is_there(paths)}")
+        raise DataError(f"No images in {data}. Files that end in .jpg, .png, .webp and the like count. Check the path.")
     names = _short_names(files)
     match kind:
         case "tar shards":

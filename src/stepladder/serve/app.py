@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -82,7 +82,9 @@ def application(tokenizer: Tokenizer, config: ServeConfig) -> Starlette:
         Route("/health", service.health),
         Route("/metrics", service.metrics),
     ]
-    return Starlette(routes=routes, lifespan=service.lifespan, exception_handlers={404: _no_page, 405: _no_method})
+    return Starlette(
+        routes=routes, lifespan=service.lifespan, exception_handlers={404: service.no_page, 405: service.no_method}
+    )
 
 
 def serve(tokenizer: Tokenizer, config: ServeConfig, *, host: str, port: int, ready: Callable[[int], None]) -> None:
@@ -162,6 +164,18 @@ class _Service:
 
         return handle
 
+    async def no_page(self, request: Request, _error: Exception) -> Response:
+        """The answer to another address."""
+        self._tally.count(404)
+        said = f"There is nothing at {request.url.path}. Accepted: /decode, /health, /metrics."
+        return _sentence(RequestError(said, 404))
+
+    async def no_method(self, request: Request, _error: Exception) -> Response:
+        """The answer to another method."""
+        self._tally.count(405)
+        said = f"{request.url.path} does not take {request.method}. Send POST to /decode, GET elsewhere."
+        return _sentence(RequestError(said, 405))
+
     async def decode(self, request: Request) -> Response:
         """One request of `remote_decode`."""
         query = Query({name: request.query_params.getlist(name) for name in request.query_params})
@@ -226,15 +240,3 @@ class _Service:
 def _sentence(error: RequestError) -> Response:
     headers = {"Retry-After": "1"} if error.status == 503 else {}
     return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
-
-
-async def _no_page(request: Request, _error: Any) -> Response:
-    return _sentence(
-        RequestError(f"There is nothing at {request.url.path}. Accepted: /decode, /health, /metrics.", 404)
-    )
-
-
-async def _no_method(request: Request, _error: Any) -> Response:
-    return _sentence(
-        RequestError(f"{request.url.path} does not take {request.method}. Send POST to /decode, GET elsewhere.", 405)
-    )
