@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     largest = model.config.decoder.sizes()[0]
     networks = [replace(largest, **sizes) for sizes in options.networks]
     for sizes in networks:
-        fits = 0 <= sizes.depth <= largest.depth and 0 <= sizes.coarse_depth <= largest.coarse_depth
+        fits = sizes.depth <= largest.depth and sizes.coarse_depth <= largest.coarse_depth
         if not fits or replace(sizes, depth=largest.depth, coarse_depth=largest.coarse_depth) != largest:
             parser.error(
                 f"--networks: {sizes} cannot start from {largest}. Pass depth up to {largest.depth}, coarse_depth up "

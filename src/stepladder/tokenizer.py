@@ -115,7 +115,8 @@ class Tokenizer(Pretrained):
 
     def to_precision(self, dtype: torch.dtype) -> Self:
         """Lets the networks compute in `dtype`, in place; noise, scale of the latent and fingerprint stay the same."""
-        self._fingerprint = self.fingerprint()
+        if dtype != self.dtype:
+            self._fingerprint = self.fingerprint()
         self.encoder.to(dtype)
         self.decoder.to(dtype)
         return self
@@ -178,14 +179,7 @@ class Tokenizer(Pretrained):
                 fit, or the latent is not finite.
         """
         *_, image = self.decode_progressively(
-            code,
-            seeds=seeds,
-            steps=steps,
-            size=size,
-            tile=tile,
-            guidance=guidance,
-            sampler=sampler,
-            noise=noise,
+            code, seeds=seeds, steps=steps, size=size, tile=tile, guidance=guidance, sampler=sampler, noise=noise
         )
         return image
 

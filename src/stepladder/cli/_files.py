@@ -76,7 +76,6 @@ def check_outputs(inputs: Iterable[Path], outputs: Sequence[Path], *, force: boo
     for output in outputs:
         if os.path.realpath(output) in kept:
             raise OutputError(f"{shown(output)} is an input and is not overwritten. Name another --out.")
-    for output in outputs:
         if os.path.isdir(output):  # noqa: PTH112 (odd names)
             raise OutputError(f"Cannot write {shown(output)}: it is a folder. Name another --out.")
     existing = [output for output in outputs if os.path.lexists(output)]

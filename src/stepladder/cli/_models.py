@@ -52,16 +52,12 @@ def load_model(
     return tokenizer.compile_decoder() if compile else tokenizer, spec
 
 
-def check_noise(noise: str, seed: int | None, sampler: str = "euler") -> None:
-    """Checks that no seed is named where nothing is drawn, nor a sampler that draws.
+def check_noise(noise: str, seed: int | None) -> None:
+    """Checks that no seed is named where nothing is drawn.
 
     Raises:
         ConfigError: If one is.
     """
-    if noise == "zero" and sampler == "ancestral":
-        raise ConfigError(
-            "--sampler ancestral draws in every step and does not fit --noise zero. Leave one of them out."
-        )
     if noise == "zero" and seed is not None:
         raise ConfigError(f"--seed {seed} does not fit --noise zero, which draws nothing. Leave one of them out.")
 
@@ -78,12 +74,17 @@ def open_encoders(models: "Sequence[tuple[str, Tokenizer]]", encoder: str | None
     open_all([(name, tokenizer.encoder) for name, tokenizer in models], encoder)
 
 
-def pick_sampler(kind: str, texture: float, shift: str | None, *tokenizers: "Tokenizer") -> "SamplerConfig":
+def pick_sampler(kind: str, texture: float, shift: str | None, noise: str, *tokenizers: "Tokenizer") -> "SamplerConfig":
     """The sampler that options name.
 
     Raises:
-        ConfigError: If an option is out of range, or there are not as many shifts as stages of a tokenizer.
+        ConfigError: If an option is out of range, the sampler draws although the noise is zero, or there are not as
+            many shifts as stages of a tokenizer.
     """
+    if noise == "zero" and kind == "ancestral":
+        raise ConfigError(
+            "--sampler ancestral draws in every step and does not fit --noise zero. Leave one of them out."
+        )
     from stepladder.sampling.steps import SamplerConfig
 
     try:

@@ -96,7 +96,7 @@ def decode(
 
     Each becomes DIR/NAME.png, of the size of its original.
     """
-    check_noise(noise, seed, sampler)
+    check_noise(noise, seed)
     from stepladder.cli._foreign import of_model, read_foreign
     from stepladder.latents import read_latents
 
@@ -123,7 +123,7 @@ def decode(
     together = batch_size(batch, tokenizer.device)
     tokenizer.tile_side(tile)  # refuses one that does not fit
     guided = tokenizer.guidance(guidance)
-    taking = pick_sampler(sampler, texture, shift, tokenizer)
+    taking = pick_sampler(sampler, texture, shift, noise, tokenizer)
     make_folder(out)
     options = {"steps": spec.steps, "tile": tile, "guidance": guided, "sampler": taking, "noise": noise.value}
     decoding = _Decoding(tokenizer, content, targets, seed, options, force=force)

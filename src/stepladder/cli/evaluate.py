@@ -9,7 +9,7 @@ import typer
 
 from stepladder.bounds import MAX_SIDE
 from stepladder.cli._files import check_outputs, make_folder
-from stepladder.cli._models import check_noise, open_encoders, pick_device, pick_sampler
+from stepladder.cli._models import open_encoders, pick_device, pick_sampler
 from stepladder.cli._options import (
     Batch,
     Compile,
@@ -117,7 +117,6 @@ def evaluate(
     from stepladder.processes import together
     from stepladder.tokenizer import Tokenizer
 
-    check_noise(noise, None, sampler)
     specs = [replace(spec, steps=spec.steps or steps) for spec in map(parse_model_spec, models)]
     place, source = pick_device(device, compile=compile), open_source(data)
     loaded = [(spec.name, Tokenizer.from_pretrained(spec.name), spec.steps) for spec in specs]
@@ -137,7 +136,7 @@ def evaluate(
             batch=batch,
             device=place,
             dtype=find_dtype(dtype, place),
-            sampler=pick_sampler(sampler, texture, shift),
+            sampler=pick_sampler(sampler, texture, shift, noise),
             noise=noise.value,
             compile=compile,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),

@@ -101,7 +101,7 @@ def reconstruct(
     Each image becomes DIR/NAME.png; those in folders below a folder keep their places. An image that cannot be read
     does not stop the others; it makes the exit code 1.
     """
-    check_noise(noise, seed, sampler)
+    check_noise(noise, seed)
     way = way_to_draw(talk()) if show else None
     stems = {image.path: out / image.name for image in find_images(images, without=out)}
     outputs = [(path, _beside(stem, ".png")) for path, stem in stems.items()]
@@ -111,7 +111,7 @@ def reconstruct(
     open_encoders([(spec.name, tokenizer)], encoder)
     tokenizer.tile_side(tile)  # refuses one that does not fit
     together = batch_size(batch, tokenizer.device)
-    guided, taking = tokenizer.guidance(guidance), pick_sampler(sampler, texture, shift, tokenizer)
+    guided, taking = tokenizer.guidance(guidance), pick_sampler(sampler, texture, shift, noise, tokenizer)
     _check_size(tokenizer, size, spec.name)
     below = range(tokenizer.schedule.num_stages - 1 if progressive else 0)
     stages = {path: [_beside(stem, f"-stage{stage}.png") for stage in below] for path, stem in stems.items()}

@@ -53,9 +53,9 @@ def train(
 
     if json and not profile:
         raise ConfigError("--json goes with --profile, which it is the output of. Add --profile, or leave it out.")
-    if init is not None and config is not None:
-        raise ConfigError(f"--init {init} writes a configuration and takes none. Leave out {shown(config)}.")
     if init is not None:
+        if config is not None:
+            raise ConfigError(f"--init {init} writes a configuration and takes none. Leave out {shown(config)}.")
         print_text(starter(init, PRESETS).rstrip())
         return
     if config is None:
