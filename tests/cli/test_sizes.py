@@ -114,7 +114,7 @@ def test_benchmark_takes_models_of_both_kinds_and_refuses_other_sizes(run, refus
     report = json.loads(run(*words, "--size", 32, "--json").stdout)
     assert [(row["model"], row["size"]) for row in report["rows"]] == [(model, 32), (small, 32)]
     assert refused(*words, "--size", 32, "--size", 64, code=2) == LINE.format(small)
-    assert refused(*words, code=2) == LINE.format(small).replace("64", "256")  # the default
+    assert refused(*words, code=2) == LINE.replace("64", "256").format(small)  # the default
 
 
 def test_info_says_which_size_a_model_takes(run, model, small):

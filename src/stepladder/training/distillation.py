@@ -44,7 +44,6 @@ from stepladder.training.frozen import fingerprint_of_files
 from stepladder.training.ladder import LadderObjective, draw_dropped, run_on_images
 from stepladder.training.objective import OptimiserGroup
 from stepladder.training.records import StepRecord
-from stepladder.training.start import fresh_tokenizer
 
 __all__ = ["AdversarialObjective", "RegressObjective", "distill", "make_student"]
 
@@ -84,7 +83,7 @@ def distill(
 
     def objective(stored: TokenizerConfig | None) -> LadderObjective:
         teacher = Tokenizer.from_pretrained(config.teacher)
-        student = make_student(_start(config, teacher)) if stored is None else fresh_tokenizer(stored, 0)
+        student = make_student(_start(config, teacher)) if stored is None else _fresh(stored)
         _open_encoder(student, config)
         if not config.train_initial:
             _freeze_initial(student)
@@ -146,10 +145,15 @@ def _freeze_initial(student: Tokenizer) -> None:
 
 def make_student(start: Tokenizer) -> Tokenizer:
     """A copy of the teacher, or of another model, that takes one step per scale, without guidance."""
-    config = replace(start.config, steps_per_stage=1, guidance=GuidanceConfig(), description="")
-    student = fresh_tokenizer(config, 0)  # until the next line
+    student = _fresh(replace(start.config, steps_per_stage=1, guidance=GuidanceConfig(), description=""))
     student.load_state_dict(start.state_dict())
     return student
+
+
+def _fresh(config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer whose weights are yet to be loaded; the draw of those that it has leaves no trace."""
+    with torch.random.fork_rng(devices=[]):
+        return Tokenizer(config)
 
 
 class _DistillationObjective(LadderObjective):

@@ -21,7 +21,7 @@ from stepladder.training.batches import image_batches
 from stepladder.training.config import TrainConfig
 from stepladder.training.frozen import resume_frozen, start_frozen
 
-__all__ = ["fresh_tokenizer", "make_tokenizer", "rebuild_tokenizer"]
+__all__ = ["make_tokenizer", "rebuild_tokenizer"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
         ConfigError: If a model to start from does not fit.
         CheckpointError: If it cannot be loaded.
     """
-    tokenizer, start = fresh_tokenizer(config.tokenizer, config.seed), config.start
+    tokenizer, start = _fresh(config), config.start
     if isinstance(config.tokenizer.encoder, FrozenEncoderConfig):
         start_frozen(tokenizer, config)
     if start.transfer_from is not None:
@@ -71,18 +71,17 @@ def rebuild_tokenizer(config: TrainConfig, stored: TokenizerConfig) -> Tokenizer
         ConfigError: If files hold latents of another frozen encoder.
         CheckpointError: If a frozen encoder is needed, and is not there or is another one.
     """
-    tokenizer = fresh_tokenizer(config.tokenizer, config.seed)
+    tokenizer = _fresh(config)
     if isinstance(tokenizer.encoder, FrozenEncoder) and isinstance(stored.encoder, FrozenEncoderConfig):
         resume_frozen(tokenizer, config, stored.encoder)
     return tokenizer
 
 
-def fresh_tokenizer(config: TokenizerConfig, seed: int) -> Tokenizer:
-    """A tokenizer whose initial weights follow from the seed."""
+def _fresh(config: TrainConfig) -> Tokenizer:
     with torch.random.fork_rng(devices=[]):
         # Layers draw their initial weights from the global generator; it is restored on the way out.
-        torch.set_rng_state(generator(seed).get_state())
-        return Tokenizer(config)
+        torch.set_rng_state(generator(config.seed).get_state())
+        return Tokenizer(config.tokenizer)
 
 
 def _take_encoder(tokenizer: Tokenizer, name: str) -> None:
