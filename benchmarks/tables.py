@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.measure.evaluation import METRICS
+from stepladder.measure.metrics import Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -132,7 +133,7 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         *([("sampler", "sampler", _sampler)] if any(_sampler(row) != "euler" for row in rows) else []),
         ("stages", "stages", _number("stages", 0)),
         ("evaluations", "network_evaluations", _number("network_evaluations", 0)),
-        *((metric.heading, metric.key, _measured(metric.key, metric.digits)) for metric in METRICS),
+        *(column for metric in METRICS for column in _metric_columns(metric, _code(rows[0]))),
         ("FD of reconstructions", "fd_reconstructions", _number("fd_reconstructions", 2)),
         ("distance to training images", "drawn_to_training", _number("drawn_to_training", 3)),
         ("that of reconstructions", "reconstructed_to_training", _number("reconstructed_to_training", 3)),
@@ -141,6 +142,15 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
         ("s to draw a latent", "prior_seconds_per_image", lambda row: _three(row["prior_seconds_per_image"])),
         ("s per image", "seconds_per_image", lambda row: _three(row["seconds_per_image"])),
         (f"faster than {_code(rows[0])}", "seconds_per_image", _speed(rows)),
+    ]
+
+
+def _metric_columns(metric: Metric, first: str) -> list[Column]:
+    """A metric, and what it is above that of the first row, where the difference has an interval."""
+    key = f"{metric.key}_over_first_interval"
+    return [
+        (metric.heading, metric.key, _measured(metric.key, metric.digits)),
+        (f"above that of {first}", key, _middle(key, metric.digits)),
     ]
 
 
@@ -290,6 +300,18 @@ def _measured(key: str, digits: int) -> Cell:
         interval = row.get(f"{key}_interval")
         spread = f" ± {interval[1] - row[key]:.{digits}f}" if interval else ""
         return f"{_number(key, digits)(row)}{spread}"
+
+    return cell
+
+
+def _middle(key: str, digits: int) -> Cell:
+    """The middle of an interval, and half its width."""
+
+    def cell(row: Row) -> str:
+        if key not in row:
+            return "-"
+        low, high = row[key]
+        return f"{(low + high) / 2:+.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
     return cell
 

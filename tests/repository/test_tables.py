@@ -87,6 +87,14 @@ def test_an_interval_stands_beside_its_metric_and_crops_in_the_line_under_the_ta
     assert "2 images of our photos, 8 crops of each, at 256 x 256" in text
 
 
+def test_the_interval_of_a_difference_stands_beside_the_rows_that_are_compared():
+    other = {**QUALITY, "model": "other", "fd_efficientnet_lite2_over_first_interval": [-0.75, -0.25]}
+    head, _, first, second, *_ = tables.render(recorded(EVALUATION, rows=[QUALITY, other])).splitlines()
+    assert "| FD (Lite2) | above that of `photo@8` |" in head
+    assert "| 1.50 | - |" in first
+    assert "| 1.50 | -0.50 ± 0.25 |" in second
+
+
 def test_what_each_stage_adds_stands_in_brackets():
     gains = [{"psnr_db": 30.0, "over_initial_db": a, "over_before_db": b} for a, b in ((0.5, 0.5), (-0.1, -0.25))]
     head, _, first, *_ = tables.render(recorded(EVALUATION, rows=[{**QUALITY, "stage_gains": gains}])).splitlines()

@@ -78,7 +78,8 @@ Bootstrap = Annotated[
         min=0,
         max=100_000,
         metavar="N",
-        help="Draw the images anew N times for 95 % intervals of Frechet distances; 0 for none, 100 is enough.",
+        help="Draw the images anew N times for 95 % intervals of Frechet distances, and of what they are above that of "
+        "the first model; 0 for none, 100 is enough.",
     ),
 ]
 
@@ -178,7 +179,10 @@ def _print(report: "Report") -> None:
     """A row for each model; no column for a metric that none of them has."""
     from stepladder.measure.evaluation import METRICS
 
-    columns = {metric.heading: [_cell(row, metric) for row in report.rows] for metric in METRICS}
+    columns = {}
+    for metric in METRICS:
+        columns[metric.heading] = [_cell(row, metric) for row in report.rows]
+        columns[f"{metric.heading} over the first"] = [_over_first(row, metric) for row in report.rows]
     columns = {
         "evaluations": [str(row.network_evaluations) for row in report.rows],
         **{heading: cells for heading, cells in columns.items() if any(cell != "-" for cell in cells)},
@@ -204,3 +208,12 @@ def _cell(row: "Row", metric: "Metric") -> str:
     interval = row.intervals.get(metric.key)
     spread = f" ± {interval[1] - value:.{metric.digits}f}" if interval else ""
     return f"{value:.{metric.digits}f}{spread}"
+
+
+def _over_first(row: "Row", metric: "Metric") -> str:
+    """What a metric is above that of the first row, with half the width of the interval of this difference."""
+    interval = row.differences.get(metric.key)
+    if interval is None:
+        return "-"
+    low, high = interval
+    return f"{(low + high) / 2:+.{metric.digits}f} ± {(high - low) / 2:.{metric.digits}f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -13,14 +13,20 @@ from torch import Tensor
 
 from stepladder.measure.gains import StageGain, stage_gains
 from stepladder.measure.judges import Features, Judges
-from stepladder.measure.metrics import frechet_distance, frechet_interval, quantise
+from stepladder.measure.metrics import (
+    difference_interval,
+    frechet_distance,
+    frechet_interval,
+    frechet_resamples,
+    quantise,
+)
 from stepladder.measure.profiling import count_flops, synchronise
 from stepladder.measure.reports import Row
 from stepladder.sampling.randomness import NoiseKind
 from stepladder.sampling.steps import SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
 
-__all__ = ["Evaluated", "Trial"]
+__all__ = ["Distance", "Evaluated", "Trial"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,15 @@ class Trial:
     """Of each image, of each stage."""
     seconds: float
     """Time of the decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """A Frechet distance of a model."""
+
+    value: float
+    drawn: Tensor | None
+    """Over photographs drawn anew (resamples,); None if none were drawn."""
 
 
 class Evaluated:
@@ -102,19 +117,24 @@ class Evaluated:
         self.gains += trial.gains
         self.seconds.append((count, trial.seconds))
 
-    def row(self, judges: Judges, batch: int, bootstrap: int) -> Row:
-        """The row of the report, once all batches are taken in."""
-        values = {key: fmean(each) for key, each in self.values.items()}
-        intervals = {}
+    def distances(self, judges: Judges, resamples: int) -> dict[str, Distance]:
+        """Frechet distances by key, once all batches are taken in; 0 `resamples` for none."""
         groups = torch.tensor(judges.photographs)
+        found = {}
         for key, originals in judges.originals.items():
             if originals.statistics.count > 1:
-                found = self.features[key]
-                values[key] = frechet_distance(originals.statistics, found.statistics)
-                if bootstrap and len(groups.unique()) > 1:
-                    intervals[key] = frechet_interval(
-                        values[key], originals.all, found.all, groups, resamples=bootstrap
-                    )
+                features, drawn = self.features[key], None
+                if resamples and len(groups.unique()) > 1:
+                    drawn = frechet_resamples(originals.all, features.all, groups, resamples=resamples)
+                found[key] = Distance(frechet_distance(originals.statistics, features.statistics), drawn)
+        return found
+
+    def row(
+        self, judges: Judges, batch: int, distances: Mapping[str, Distance], first: Mapping[str, Distance] | None
+    ) -> Row:
+        """The row of the report, with `distances` of this model, beside those of the `first` one if it is another."""
+        values = {key: fmean(each) for key, each in self.values.items()}
+        values |= {key: each.value for key, each in distances.items()}
         largest = max(count for count, _ in self.seconds)
         return Row(
             model=self.name,
@@ -123,7 +143,12 @@ class Evaluated:
             network_evaluations=self.tokenizer.network_evaluations(self.steps, sampler=self.sampler),
             sampler=self.sampler,
             metrics={metric.key: values.get(metric.key) for metric in judges.metrics},
-            intervals=intervals,
+            intervals={
+                key: frechet_interval(each.value, each.drawn)
+                for key, each in distances.items()
+                if each.drawn is not None
+            },
+            differences=_differences(distances, first or {}),
             stage_gains=_mean_gains(self.gains),
             seconds_per_image=median(time for count, time in self.seconds if count == largest) / largest,
             batch=min(batch, largest),
@@ -143,6 +168,16 @@ class Evaluated:
     def _now(self) -> float:
         synchronise(self.device)
         return time.perf_counter()
+
+
+def _differences(distances: Mapping[str, Distance], first: Mapping[str, Distance]) -> dict[str, tuple[float, float]]:
+    """Intervals of what distances are above the first ones, by key, of those that were drawn."""
+    found = {}
+    for key, theirs in first.items():
+        ours = distances[key]
+        if ours.drawn is not None and theirs.drawn is not None:
+            found[key] = difference_interval(ours.value - theirs.value, ours.drawn, theirs.drawn)
+    return found
 
 
 def _mean_gains(gains: Sequence[Sequence[StageGain]]) -> tuple[StageGain, ...] | None:

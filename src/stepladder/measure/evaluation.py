@@ -36,7 +36,7 @@ from stepladder.measure.metrics import (
     pixels,
     quantise,
 )
-from stepladder.measure.reports import Report
+from stepladder.measure.reports import Report, Row
 from stepladder.measure.sharing import shared_batches
 from stepladder.models import ModelSpec
 from stepladder.nn.efficientnet import efficientnet_lite
@@ -148,7 +148,7 @@ def evaluate(
             bootstrap=bootstrap,
             processes=processes.count,
             **_surroundings(device, dtype),
-            rows=tuple(trial.row(judges, batch, bootstrap) for trial in trials),
+            rows=_rows(trials, judges, batch, bootstrap),
             notes={**judges.notes, **judges.caveats(), **_exactness(trials)},
         )
     found_by_main = processes.share(report)
@@ -185,6 +185,15 @@ def _take(trials: Sequence[Evaluated], judges: Judges, found: _Found) -> int:
     for trial, each in zip(trials, found.trials, strict=True):
         trial.take(each, new, count, keep=judges.keep)
     return count
+
+
+def _rows(trials: Sequence[Evaluated], judges: Judges, batch: int, bootstrap: int) -> tuple[Row, ...]:
+    """The row of each model; those after the first are compared with it."""
+    distances = [trial.distances(judges, bootstrap) for trial in trials]
+    firsts = (None, *[distances[0]] * (len(trials) - 1))
+    return tuple(
+        trial.row(judges, batch, each, first) for trial, each, first in zip(trials, distances, firsts, strict=True)
+    )
 
 
 def _check(models: Sequence[Model], *, size: int, seed: int, batch: int, bootstrap: int) -> None:

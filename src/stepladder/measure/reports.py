@@ -28,6 +28,9 @@ class Row:
     not be taken; `Report.notes` says why."""
     intervals: Mapping[str, tuple[float, float]]
     """The 95 % interval of a metric, by its key; empty if none was asked for."""
+    differences: Mapping[str, tuple[float, float]]
+    """The 95 % interval of what a metric is above the first row's, by its key; empty in the first row, and if none was
+    asked for."""
     stage_gains: tuple[StageGain, ...] | None
     """Gains of the stages, averaged over images; None if the decoder makes no initial estimate, or the ladder does not
     divide the side."""
@@ -46,7 +49,8 @@ class Row:
             "sampler": self.sampler.as_dict(),
             "metrics": dict(self.metrics),
             "stage_gains": {"stage_gains": self.stage_gains and [asdict(gain) for gain in self.stage_gains]},
-            "intervals": {f"{key}_interval": list(interval) for key, interval in self.intervals.items()},
+            "intervals": {f"{key}_interval": list(each) for key, each in self.intervals.items()},
+            "differences": {f"{key}_over_first_interval": list(each) for key, each in self.differences.items()},
         }
         found: dict[str, Any] = {}
         for name, value in asdict(self).items():

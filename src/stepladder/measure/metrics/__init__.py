@@ -15,7 +15,7 @@ missing, `MissingDependencyError` says where they belong.
 """
 
 from stepladder.measure.metrics.base import FrechetMetric, ImageMetric, Metric, in_library_range
-from stepladder.measure.metrics.bootstrap import frechet_interval
+from stepladder.measure.metrics.bootstrap import difference_interval, frechet_interval, frechet_resamples
 from stepladder.measure.metrics.frechet import FeatureStatistics, frechet_distance
 from stepladder.measure.metrics.inception import InceptionFeatures
 from stepladder.measure.metrics.lpips import LpipsVgg
@@ -31,8 +31,10 @@ __all__ = [
     "LpipsVgg",
     "Metric",
     "colour_shift",
+    "difference_interval",
     "frechet_distance",
     "frechet_interval",
+    "frechet_resamples",
     "in_library_range",
     "ms_ssim",
     "psnr",

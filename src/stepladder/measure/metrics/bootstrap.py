@@ -1,4 +1,4 @@
-"""The uncertainty of a Frechet distance over few images: a bootstrap interval.
+"""The uncertainty of a Frechet distance over few images, and of the difference of two: bootstrap intervals.
 
 Photographs are resampled with replacement, as many as there are, again and again; s is the standard deviation of the
 distances of the resamples:
@@ -11,7 +11,9 @@ Frechet distance is larger for fewer images, so all of them lie above the FD of 
 
 The interval covers the choice of photographs. It does not cover the bias that all these distances share: compare
 distances over the same images only. The difference of two models on the same photographs is more certain than their
-intervals suggest.
+intervals suggest, and has an interval of its own, with s of the differences of their resamples:
+
+    interval = FD_2 - FD_1 +- 1.96 s                          if it excludes 0, the difference is not one of photographs
 
 A drawn distance needs no covariance. With n weighted, centred rows A and B, C1 = A'A/(n-1) and C2 = B'B/(n-1),
 
@@ -28,29 +30,27 @@ from torch import Tensor
 
 from stepladder.errors import ConfigError
 
-__all__ = ["frechet_interval"]
+__all__ = ["difference_interval", "frechet_interval", "frechet_resamples"]
 
 _NORMAL = 1.959964
 """Of the normal distribution, 95 % lie within so many standard deviations."""
 
 
-def frechet_interval(
-    distance: float,
+def frechet_resamples(
     first: Float[Tensor, "n d"],
     second: Float[Tensor, "n d"],
     groups: Int[Tensor, " n"],
     *,
     resamples: int,
     seed: int = 0,
-) -> tuple[float, float]:
-    """The 95 % interval of a Frechet distance.
+) -> Float[Tensor, " resamples"]:
+    """Frechet distances over photographs that are drawn anew, again and again.
 
     Args:
-        distance: Of all images.
         first: Features of originals.
         second: Features of their reconstructions, in the same order.
         groups: Of which photograph each is, any numbers.
-        resamples: How often photographs are drawn anew; at least 2.
+        resamples: How often photographs are drawn; at least 2.
         seed: The same seed draws the same photographs, so that models are compared on the same ones.
 
     Raises:
@@ -70,8 +70,25 @@ def frechet_interval(
         picks = torch.randint(count, (count,), generator=generator)
         weights = torch.bincount(picks, minlength=count)[places].double()
         drawn.append(_distance(a, b, weights))
-    spread = _NORMAL * torch.tensor(drawn, dtype=torch.float64).std().item()
+    return torch.tensor(drawn, dtype=torch.float64)
+
+
+def frechet_interval(distance: float, drawn: Float[Tensor, " resamples"]) -> tuple[float, float]:
+    """The 95 % interval of a Frechet distance, of its resamples."""
+    spread = _spread(drawn)
     return max(0.0, distance - spread), distance + spread
+
+
+def difference_interval(
+    difference: float, drawn: Float[Tensor, " resamples"], others: Float[Tensor, " resamples"]
+) -> tuple[float, float]:
+    """The 95 % interval of what a Frechet distance is above another one, of resamples of the same photographs."""
+    spread = _spread(drawn - others)
+    return difference - spread, difference + spread
+
+
+def _spread(drawn: Tensor) -> float:
+    return _NORMAL * drawn.std().item()
 
 
 def _distance(first: Tensor, second: Tensor, weights: Tensor) -> float:
