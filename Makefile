@@ -12,8 +12,6 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Python compiles what it imports. To compile all of the packages here takes a minute or two.
-PIP := $(BIN)/python -m pip install -qq --no-compile --constraint constraints.txt
 EXTRAS := train,hub,demo,page,dev,docs
 CODE := src tests examples benchmarks recipes docs
 # One process of tests for each processor, one thread in each.
@@ -32,8 +30,8 @@ $(READY): pyproject.toml constraints.txt
 	  "error: no Python with venv of version 3.11 or newer here. Install one, or: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) (once) ..." >&2
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) hatchling editables
-	$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install -qq --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
 	@touch $(READY)
 
 setup: $(READY)  ## Create .venv with everything that the other targets need
