@@ -16,15 +16,7 @@ from stepladder.layouts import GridLayout
 from stepladder.losses import feature_network
 from stepladder.measure.evaluation import METRICS, evaluate
 from stepladder.measure.gains import stage_gains
-from stepladder.measure.metrics import (
-    FrechetMetric,
-    ImageMetric,
-    difference_interval,
-    frechet_interval,
-    frechet_resamples,
-    psnr,
-    quantise,
-)
+from stepladder.measure.metrics import FrechetMetric, ImageMetric, psnr, quantise
 from stepladder.models import ModelSpec
 from stepladder.sampling.stages import StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig
@@ -256,31 +248,6 @@ def test_several_crops_are_further_images_and_the_report_counts_them(tokenizer):
     decoded = tokenizer.decode(tokenizer.encode(cut), seeds=range(12), steps=1)
     expected = psnr(quantise(decoded), quantise(cut)).mean().item()
     assert report.rows[0].metrics["psnr_db"] == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_intervals_of_frechet_distances_draw_photographs_with_all_their_crops(tokenizer):
-    source = ListedImages([encoded(n, width=90, height=70) for n in range(5)])  # large enough for different crops
-    report = run([("tiny", tokenizer, 1), ("more", tokenizer, 2)], source, crops=3, batch=4, bootstrap=8)
-    cut = torch.stack([image for _, image in evaluation_images(source, size=SIZE, crops=3)])
-    code = tokenizer.encode(cut)
-    drawn = []
-    for row, plain in zip(report.rows, report.as_dict()["rows"], strict=True):
-        images = [cut, tokenizer.decode(code, seeds=range(15), steps=row.steps_per_stage)]
-        features = [mean_features(quantise(each)) for each in images]
-        drawn.append(frechet_resamples(*features, torch.arange(15) // 3, resamples=8))
-        expected = frechet_interval(row.metrics[FD], drawn[-1])
-        assert row.intervals[FD] == pytest.approx(expected, rel=1e-3)
-        assert plain[f"{FD}_interval"] == list(row.intervals[FD])
-    first, second = report.rows
-    assert not first.differences
-    expected = difference_interval(second.metrics[FD] - first.metrics[FD], drawn[1], drawn[0])
-    assert second.differences[FD] == pytest.approx(expected, rel=1e-3)
-    assert plain[f"{FD}_over_first_interval"] == list(second.differences[FD])
-
-
-def test_without_a_bootstrap_there_is_no_interval(tokenizer):
-    rows = run([("tiny", tokenizer, 1), ("more", tokenizer, 2)]).rows
-    assert not any(row.intervals or row.differences for row in rows)
 
 
 def test_a_frechet_distance_of_one_image_is_none():
