@@ -21,6 +21,7 @@ from stepladder.models import ModelSpec
 from stepladder.sampling.stages import StageSchedule
 from stepladder.sampling.steps import EULER, SamplerConfig
 from stepladder.tokenizer import Encoding, Tokenizer
+from tokenizer_fakes import built
 
 pytest.importorskip("torchmetrics")
 
@@ -56,12 +57,7 @@ pytestmark = pytest.mark.untyped  # what is evaluated here are stand-ins for tok
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A tiny decoder that has moved away from its initial weights, so that noise matters."""
-    tokenizer = Tokenizer(presets.tiny())
-    generator = torch.Generator().manual_seed(0)
-    for parameter in tokenizer.parameters():
-        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return tokenizer.eval().requires_grad_(False)
+    return built(presets.tiny())
 
 
 class Perfect(nn.Module):

@@ -14,7 +14,7 @@ from stepladder.measure.metrics import (
     frechet_resamples,
     quantise,
 )
-from stepladder.tokenizer import Tokenizer
+from tokenizer_fakes import built
 
 SIZE = 32
 SOURCE = ListedImages([encoded(n, width=90, height=70) for n in range(5)])  # large enough for different crops
@@ -29,12 +29,7 @@ DISTANCE = FrechetMetric(key="fd", heading="FD", digits=2, load=lambda device: m
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A tiny decoder that has moved away from its initial weights, so that noise and steps matter."""
-    tokenizer = Tokenizer(presets.tiny())
-    generator = torch.Generator().manual_seed(0)
-    for parameter in tokenizer.parameters():
-        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return tokenizer.eval().requires_grad_(False)
+    return built(presets.tiny())
 
 
 def models(tokenizer):

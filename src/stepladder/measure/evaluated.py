@@ -129,10 +129,8 @@ class Evaluated:
                 found[key] = Distance(frechet_distance(originals.statistics, features.statistics), drawn)
         return found
 
-    def row(
-        self, judges: Judges, batch: int, distances: Mapping[str, Distance], first: Mapping[str, Distance] | None
-    ) -> Row:
-        """The row of the report, with `distances` of this model, beside those of the `first` one if it is another."""
+    def row(self, judges: Judges, batch: int, distances: Mapping[str, Distance], first: Mapping[str, Distance]) -> Row:
+        """The row of the report, with `distances` of this model, and those of the `first` one; none if this is it."""
         values = {key: fmean(each) for key, each in self.values.items()}
         values |= {key: each.value for key, each in distances.items()}
         largest = max(count for count, _ in self.seconds)
@@ -148,7 +146,7 @@ class Evaluated:
                 for key, each in distances.items()
                 if each.drawn is not None
             },
-            differences=_differences(distances, first or {}),
+            differences=_differences(distances, first),
             stage_gains=_mean_gains(self.gains),
             seconds_per_image=median(time for count, time in self.seconds if count == largest) / largest,
             batch=min(batch, largest),

@@ -190,9 +190,8 @@ def _take(trials: Sequence[Evaluated], judges: Judges, found: _Found) -> int:
 def _rows(trials: Sequence[Evaluated], judges: Judges, batch: int, bootstrap: int) -> tuple[Row, ...]:
     """The row of each model; those after the first are compared with it."""
     distances = [trial.distances(judges, bootstrap) for trial in trials]
-    firsts = (None, *[distances[0]] * (len(trials) - 1))
     return tuple(
-        trial.row(judges, batch, each, first) for trial, each, first in zip(trials, distances, firsts, strict=True)
+        trial.row(judges, batch, distances[place], distances[0] if place else {}) for place, trial in enumerate(trials)
     )
 
 
