@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stepladder.configs import structure, unstructure
-from stepladder.errors import CheckpointError, ConfigError
+from stepladder.errors import CheckpointError, ConfigError, brief
 from stepladder.files import write_atomically
 from stepladder.nn.blocks import zero_init
 from stepladder.nn.embedding import ScalarEmbedding
@@ -215,8 +215,7 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
         prior = Prior(structure(json.loads(metadata["config"]), PriorConfig, where=str(path)))
         prior.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"Cannot read prior {path}: {reason}. Accepted: what 'train' writes. Train one, or check the path."
+            f"Cannot read prior {path}: {brief(error)}. Accepted: what 'train' writes. Train one, or check the path."
         ) from error
     return prior.to(device).eval().requires_grad_(False)

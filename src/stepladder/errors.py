@@ -2,7 +2,11 @@
 
 A message has three parts: what failed, with the value; what is accepted; what to do. It fits one line, because the
 command line prints it as it is. Broken invariants of the library itself are `assert`s, not these.
+
+`brief` quotes an error of another library in such a message.
 """
+
+from textwrap import shorten
 
 __all__ = [
     "CheckpointError",
@@ -14,6 +18,8 @@ __all__ = [
     "OutputError",
     "StepladderError",
     "TrainingError",
+    "brief",
+    "one_line",
 ]
 
 
@@ -51,3 +57,13 @@ class MissingDependencyError(StepladderError, ImportError):
 
 class TrainingError(StepladderError):
     """A training run that cannot continue, for example because its loss is not finite."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(error: BaseException) -> str:
+    """The message of an error as a part of a sentence: at most 200 characters, cut between words, no full stop."""
+    return shorten(one_line(error).rstrip("."), 200, placeholder=" ...")

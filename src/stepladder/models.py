@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 
 from stepladder.bounds import MAX_STEPS
 from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE
-from stepladder.errors import CheckpointError, ConfigError
+from stepladder.errors import CheckpointError, ConfigError, brief
 
 __all__ = ["ModelSpec", "commit_of", "embedded_models", "find_model", "parse_model_spec"]
 
@@ -103,10 +103,9 @@ def find_model(
                 )
             )
         except Exception as error:  # the hub client raises many kinds, offline and online
-            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"Model '{name}' is no folder here and cannot be fetched from the hub: {reason}. Check the name, or "
-                "download it and pass its folder."
+                f"Model '{name}' is no folder here and cannot be fetched from the hub: {brief(error)}. "
+                "Check the name, or download it and pass its folder."
             ) from error
     known = ", ".join(embedded_models()) or "none"
     raise CheckpointError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stepladder.cards import LIBRARY, TAGS, model_card
 from stepladder.checkpoints import CONFIG_FILE, read_checkpoint, write_checkpoint
 from stepladder.configs import structure, unstructure
-from stepladder.errors import CheckpointError, ConfigError
+from stepladder.errors import CheckpointError, ConfigError, brief
 from stepladder.models import find_model
 from stepladder.nn.blocks import channels_last
 from stepladder.tokenizer_config import TokenizerConfig
@@ -155,8 +155,7 @@ class Pretrained(
         try:
             model.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
             raise CheckpointError(
-                f"Weights in {folder} do not fit their config: {reason[:300]}. Export the model again."
+                f"Weights in {folder} do not fit their config: {brief(error)}. Export the model again."
             ) from error
         return channels_last(model.to(device)).eval().requires_grad_(False)

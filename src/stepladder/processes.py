@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from stepladder.errors import ConfigError
+from stepladder.errors import ConfigError, brief
 
 __all__ = ["Processes", "local_index", "together"]
 
@@ -70,10 +70,9 @@ def together() -> Iterator[Processes]:
     try:
         distributed.init_process_group("gloo")
     except (ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"WORLD_SIZE is {number}, and the processes do not find each other ({why}). Accepted: what torchrun sets. "
-            "Start them with torchrun, or unset WORLD_SIZE."
+            f"WORLD_SIZE is {number}, and the processes do not find each other ({brief(error)}). "
+            "Accepted: what torchrun sets. Start them with torchrun, or unset WORLD_SIZE."
         ) from error
     try:
         yield Processes()

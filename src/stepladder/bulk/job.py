@@ -13,7 +13,7 @@ from stepladder.bulk.options import DecodeOptions, EncodeOptions
 from stepladder.bulk.store import Store
 from stepladder.data.pieces import Piece
 from stepladder.data.remote import RemoteError
-from stepladder.errors import OutputError, StepladderError
+from stepladder.errors import OutputError, StepladderError, one_line
 from stepladder.memory import is_out_of_memory
 from stepladder.tokenizer import Tokenizer
 
@@ -105,7 +105,7 @@ def attempt(make: Callable[[Piece], Entry], piece: Piece) -> Outcome:
 
 
 def _failure(error: Exception, piece: Piece) -> Failure:
-    why = _line(error)
+    why = one_line(error)
     if isinstance(error, RemoteError):
         return Failure(shard=piece.name, why=why, again=True)
     if isinstance(error, StepladderError):
@@ -115,7 +115,3 @@ def _failure(error: Exception, piece: Piece) -> Failure:
         return Failure(shard=piece.name, why=why, fatal=True)
     trace = "".join(traceback.format_exception(error))
     return Failure(shard=piece.name, why=why, fatal=True, trace=trace)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

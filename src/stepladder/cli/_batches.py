@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from stepladder.cli._output import explain, one_line, progress_bar, say, smaller
-from stepladder.errors import ImageError, StepladderError
+from stepladder.cli._output import explain, progress_bar, say, smaller
+from stepladder.errors import ImageError, StepladderError, one_line
 from stepladder.memory import is_out_of_memory
 
 __all__ = ["Outcome", "Work", "for_each"]

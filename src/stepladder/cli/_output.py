@@ -22,11 +22,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from stepladder.errors import one_line
+
 __all__ = [
     "counted",
     "explain",
     "harmless",
-    "one_line",
     "print_json",
     "print_table",
     "print_text",
@@ -73,11 +74,6 @@ def explain(error: BaseException, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     say(f"error: {one_line(error)}")
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks; never empty."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def smaller(error: BaseException) -> str:

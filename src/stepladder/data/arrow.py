@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.data.remote import RemoteError, is_remote, open_file
-from stepladder.errors import DataError, MissingDependencyError
+from stepladder.errors import DataError, MissingDependencyError, brief
 
 try:
     import pyarrow as pa
@@ -19,7 +19,6 @@ except ImportError as error:
     ) from error
 
 __all__ = [
-    "first_line",
     "image_column",
     "load_companions",
     "pa",
@@ -122,11 +121,6 @@ def load_companions() -> None:
     pa.array([])
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error without its full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _rows(table: Any, column: str, first: int) -> Iterator[tuple[int, bytes | None, dict[str, Any]]]:
     others = [name for name in table.column_names if name != column]
     for start in range(0, table.num_rows, _ROWS_AT_ONCE):
@@ -147,13 +141,13 @@ def _explained(path: str) -> Iterator[None]:
     except Exception as error:
         if is_remote(path) and not isinstance(error, pa.ArrowException):  # each protocol has its own
             raise RemoteError(
-                f"Parquet file {path} broke off: {first_line(error)}. A connection and a complete file are needed. Run "
+                f"Parquet file {path} broke off: {brief(error)}. A connection and a complete file are needed. Run "
                 "the same command again."
             ) from error
         if not isinstance(error, pa.ArrowException | OSError):
             raise
         raise DataError(
-            f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it "
+            f"Parquet file {path} cannot be read: {brief(error)}. A complete Parquet file is needed. Fetch it "
             "again if it is damaged."
         ) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.data.files import read_bytes
-from stepladder.errors import DataError, ImageError, MissingDependencyError
+from stepladder.errors import DataError, ImageError, MissingDependencyError, brief
 
 __all__ = ["HubImages", "SavedImages"]
 
@@ -73,7 +73,7 @@ class HubImages(_Rows):
             raise
         except Exception as error:  # whatever the hub, the network or a data set's own files may raise
             raise DataError(
-                f"Hub data set '{name}' cannot be loaded: {_reason(error)}. Data is a path that exists, or a hub data "
+                f"Hub data set '{name}' cannot be loaded: {brief(error)}. Data is a path that exists, or a hub data "
                 "set owner/name[:split]. Check the name and the connection."
             ) from error
         super().__init__(datasets, rows, name=f"{name}:{split}" if split else name)
@@ -97,7 +97,7 @@ class SavedImages(_Rows):
             rows = datasets.load_from_disk(str(folder))
         except Exception as error:  # whatever a damaged folder may raise
             raise DataError(
-                f"Data set in folder {folder} cannot be loaded: {_reason(error)}. What save_to_disk wrote is needed. "
+                f"Data set in folder {folder} cannot be loaded: {brief(error)}. What save_to_disk wrote is needed. "
                 "Save it again."
             ) from error
         if isinstance(rows, datasets.DatasetDict):
@@ -119,10 +119,6 @@ def _datasets(what: str) -> Any:
             "'stepladder[hub]'."
         ) from error
     return datasets
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _only_split(datasets: Any, name: str) -> str:

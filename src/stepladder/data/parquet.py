@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stepladder.data.arrow import first_line, image_column, pa, pc, pq
+from stepladder.data.arrow import image_column, pa, pc, pq
 from stepladder.data.npy import from_npy, to_npy
-from stepladder.errors import DataError, ImageError
+from stepladder.errors import DataError, ImageError, brief
 from stepladder.files import parse_json, write_atomically
 from stepladder.images import to_png
 
@@ -213,7 +213,7 @@ class _Column:
                     values = file.read_row_group(number, columns=[column], use_threads=False).column(0)
             except (pa.ArrowException, OSError) as error:
                 raise ImageError(
-                    f"Image {self.key(index)} cannot be read from {path}: {first_line(error)}. A complete Parquet "
+                    f"Image {self.key(index)} cannot be read from {path}: {brief(error)}. A complete Parquet "
                     "file is needed. Fetch it again."
                 ) from error
             self._cache[group] = pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
@@ -251,7 +251,7 @@ def _describe(path: Path) -> tuple[str, list[int]]:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"Parquet file {path} cannot be read: {first_line(error)}. A complete Parquet file is needed. Fetch it "
+            f"Parquet file {path} cannot be read: {brief(error)}. A complete Parquet file is needed. Fetch it "
             "again if it is damaged."
         ) from error
     column = image_column(path, schema)

@@ -8,7 +8,7 @@ Reference: https://filesystem-spec.readthedocs.io/en/latest/api.html#built-in-im
 from pathlib import Path
 from typing import IO, Any
 
-from stepladder.errors import DataError, MissingDependencyError
+from stepladder.errors import DataError, MissingDependencyError, brief
 
 __all__ = ["RemoteError", "file_system", "is_remote", "list_files", "open_file"]
 
@@ -86,8 +86,7 @@ def file_system(entry: str) -> tuple[Any, str]:
 
 
 def _unreachable(path: str, error: Exception) -> RemoteError:
-    words = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
     return RemoteError(
-        f"Remote file {path} cannot be read: {words}. A connection is needed, and the right to read it. Check both, "
-        "then run the same command again."
+        f"Remote file {path} cannot be read: {brief(error)}. A connection is needed, and the right to read it. "
+        "Check both, then run the same command again."
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from stepladder.demo.settings import Settings
-from stepladder.errors import StepladderError
+from stepladder.errors import StepladderError, one_line
 from stepladder.images import centre_crop_resize
 from stepladder.layouts import TokenLayout
 from stepladder.measure.progressive import Fidelity, StageImage, WatchedDecode, compare, watch
@@ -111,7 +111,7 @@ def run_trials(models: Sequence[Offered], images: Mapping[str, Image.Image], set
 def in_words(error: Exception, what: str) -> str:
     """An error as a sentence for a visitor; one that nobody foresaw is logged with its traceback."""
     if isinstance(error, StepladderError):
-        return " ".join(str(error).split())
+        return one_line(error)
     if is_out_of_memory(error):
         return f"There is not enough memory for {what} on this image. Smaller images need less. Choose a smaller size."
     _log.error("The page failed on %s", what, exc_info=error)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.encoders.scale import PipelineScale
-from stepladder.errors import CheckpointError, ImageError, MissingDependencyError
+from stepladder.errors import CheckpointError, ImageError, MissingDependencyError, brief
 from stepladder.memory import is_out_of_memory
 from stepladder.models import commit_of
 from stepladder.sampling.randomness import generators, normal
@@ -48,7 +48,7 @@ class _DiffusersEncoder:
                 raise
             raise ImageError(
                 f"The encoder {type(self._model).__name__} takes no images of {images.shape[3]} x {images.shape[2]}: "
-                f"{_first_line(error)}. Crop to a size that it takes, or pass another encoder."
+                f"{brief(error)}. Crop to a size that it takes, or pass another encoder."
             ) from error
         distribution = getattr(found, "latent_dist", None)
         if distribution is None:
@@ -76,7 +76,7 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
         from diffusers import AutoModel
     except (ImportError, RuntimeError) as error:  # it imports its parts late, and then raises the latter
         raise MissingDependencyError(
-            f"Encoder {config.source} needs the package diffusers, which cannot be imported ({_first_line(error)}). It "
+            f"Encoder {config.source} needs the package diffusers, which cannot be imported ({brief(error)}). It "
             "comes with the extra 'diffusers'. Run pip install 'stepladder[diffusers]'."
         ) from error
     local = Path(config.source).expanduser()
@@ -92,7 +92,7 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
         model = AutoModel.from_pretrained(source, **{key: value for key, value in options.items() if value is not None})
     except Exception as error:  # the hub client, diffusers and a damaged folder raise many kinds
         raise CheckpointError(
-            f"Encoder '{config.source}' cannot be loaded by diffusers: {_first_line(error)}. The latents of this model "
+            f"Encoder '{config.source}' cannot be loaded by diffusers: {brief(error)}. The latents of this model "
             f"are those of '{known_as}'. Pass its folder or hub id with --encoder PATH, or to "
             "tokenizer.encoder.open."
         ) from error
@@ -134,7 +134,3 @@ def _commit(config: "DiffusersEncoderConfig") -> str | None:
 def _seeds(images: Tensor) -> list[int]:
     """One seed per image, derived from its values, so that its latent is the same alone and in a batch."""
     return [zlib.crc32(image.cpu().numpy().tobytes()) for image in images]
-
-
-def _first_line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200].rstrip(".")

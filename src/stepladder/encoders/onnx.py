@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepladder.encoders.scale import PipelineScale
-from stepladder.errors import CheckpointError, ImageError, MissingDependencyError
+from stepladder.errors import CheckpointError, ImageError, MissingDependencyError, brief
 from stepladder.models import commit_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class _OnnxEncoder:
         except Exception as error:  # onnxruntime raises classes of its own, all below Exception
             raise ImageError(
                 f"The ONNX encoder takes no images of {images.shape[3]} x {images.shape[2]}: "
-                f"{_first_line(error)}. Export it for images of any size, or crop to the size that it takes."
+                f"{brief(error)}. Export it for images of any size, or crop to the size that it takes."
             ) from error
         return torch.from_numpy(found).to(images.device)
 
@@ -68,7 +68,7 @@ def open_onnx(config: "OnnxEncoderConfig", *, known_as: str) -> _OnnxEncoder:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise CheckpointError(
-            f"Encoder {path} is no ONNX model that can be run: {_first_line(error)}. Export it again."
+            f"Encoder {path} is no ONNX model that can be run: {brief(error)}. Export it again."
         ) from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)" or not outputs:
@@ -92,14 +92,10 @@ def _find(source: str, revision: str | None, known_as: str) -> Path:
             return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]), revision=revision))
         except Exception as error:  # the hub client raises many kinds, offline and online
             raise CheckpointError(
-                f"Encoder '{source}' is no file here and cannot be fetched from the hub: {_first_line(error)}. Pass "
+                f"Encoder '{source}' is no file here and cannot be fetched from the hub: {brief(error)}. Pass "
                 "its file with --encoder PATH."
             ) from error
     raise CheckpointError(
         f"Encoder '{source}' is not here, and the model holds a decoder alone. Its latents are those of '{known_as}'. "
         "Pass the file of that encoder with --encoder PATH, or to tokenizer.encoder.open."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200].rstrip(".")

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from stepladder.errors import ConfigError, ExportError, MissingDependencyError
+from stepladder.errors import ConfigError, ExportError, MissingDependencyError, brief
 from stepladder.export.graphs import Graph
 from stepladder.runtime.manifest import Backend
 from stepladder.runtime.sessions import open_graph, pick_engine
@@ -90,10 +90,9 @@ def write_graph(graph: Graph, folder: Path, *, backend: Backend, opset: int) -> 
         except (OSError, MemoryError):
             raise
         except Exception as error:  # tracing fails in many ways
-            why = " ".join(str(error).split())[:300]
             raise ExportError(
-                f"Graph '{graph.name}' cannot be exported to {backend}: {type(error).__name__}: {why}. Accepted: what "
-                "torch.export traces and the format has operators for. Try another format or --opset."
+                f"Graph '{graph.name}' cannot be exported to {backend}: {type(error).__name__}: {brief(error)}. "
+                "Accepted: what torch.export traces and the format has operators for. Try another format or --opset."
             ) from error
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.configs import unstructure
-from stepladder.errors import ConfigError, DataError, ImageError, OutputError, StepladderError
+from stepladder.errors import ConfigError, DataError, ImageError, OutputError, StepladderError, one_line
 from stepladder.pictures import from_array, load_image, save_png, to_array
 from stepladder.runtime.model import Model, load
 from stepladder.runtime.noise import SEEDS
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(error: Exception) -> None:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
+    print("error:", one_line(error), file=sys.stderr)  # noqa: T201
 
 
 def _each(paths: Sequence[Path], work: Callable[[Path], None]) -> bool:

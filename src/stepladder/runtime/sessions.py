@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepladder.errors import CheckpointError, ConfigError, MissingDependencyError
+from stepladder.errors import CheckpointError, ConfigError, MissingDependencyError, brief
 
 __all__ = ["Array", "Engine", "Function", "Precision", "open_graph", "pick_engine"]
 
@@ -161,7 +160,7 @@ def _missing(package: str) -> MissingDependencyError:
 
 def _refused(path: Path, engine: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{engine} does not take {path}: {_brief(error)}. Export the model again, or install the versions in its "
+        f"{engine} does not take {path}: {brief(error)}. Export the model again, or install the versions in its "
         "manifest."
     )
 
@@ -169,13 +168,10 @@ def _refused(path: Path, engine: str, error: Exception) -> CheckpointError:
 def _failed(path: Path, engine: str, error: Exception) -> Exception:
     """Memory that is not enough, or a graph that does not run."""
     if any(word in str(error).lower() for word in ("alloc", "memory")):
-        why = " ".join(str(error).split())[:100]
-        return MemoryError(f"Not enough memory ({why}). Use smaller images, a smaller batch or a smaller tile.")
+        return MemoryError(
+            f"Not enough memory ({brief(error)}). Use smaller images, a smaller batch or a smaller tile."
+        )
     return CheckpointError(
-        f"{engine} fails in {path}: {_brief(error)}. The graph may be that of another model. Export the model again, "
+        f"{engine} fails in {path}: {brief(error)}. The graph may be that of another model. Export the model again, "
         "or install the versions in its manifest."
     )
-
-
-def _brief(error: Exception) -> str:
-    return shorten(str(error), 200, placeholder=" ...").rstrip(".")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepladder.encoders import Encoder, FrozenEncoder
 from stepladder.encoders.scale import PipelineScale
-from stepladder.errors import ConfigError, MissingDependencyError, OutputError
+from stepladder.errors import ConfigError, MissingDependencyError, OutputError, brief
 from stepladder.files import reason
 from stepladder.layouts import GridLayout
 from stepladder.pipelines import decodable
@@ -155,8 +155,8 @@ class _Service:
                 response = _sentence(error)
             except Exception as error:  # a client gets a sentence, whatever it is; who runs the server gets it whole
                 _log.exception("A request failed")
-                said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-                response = _sentence(RequestError(f"The request failed: {said}. Tell who runs the server.", 500))
+                said = f"The request failed: {brief(error)}. Tell who runs the server."
+                response = _sentence(RequestError(said, 500))
             finally:
                 self._working -= 1
             self._tally.count(response.status_code)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepladder.errors import brief
 from stepladder.serve.query import RequestError
 
 __all__ = ["Batcher", "Tally"]
@@ -149,7 +150,6 @@ class Batcher:
 
 
 def _failed(error: Exception) -> RequestError:
-    said = " ".join(str(error).split())[:200] or type(error).__name__
     return RequestError(
-        f"The image could not be decoded: {said.rstrip('.')}. Ask for a smaller one, or tell who runs it.", 500
+        f"The image could not be decoded: {brief(error)}. Ask for a smaller one, or tell who runs it.", 500
     )

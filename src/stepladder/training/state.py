@@ -24,7 +24,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 
-from stepladder.errors import CheckpointError, OutputError
+from stepladder.errors import CheckpointError, OutputError, brief
 from stepladder.files import reason
 from stepladder.processes import Processes
 from stepladder.training.batches import Places
@@ -98,7 +98,7 @@ def _attempt(action: Callable[[], None]) -> str | None:
         return reason(error)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
-        return reason(first) if isinstance(first, OSError) else " ".join(str(first).split())[:200]
+        return reason(first) if isinstance(first, OSError) else brief(first)
     except RuntimeError:  # of torch, for a file that cannot grow
         return "the file cannot grow, most likely because the disk is full"
     return None
@@ -150,9 +150,8 @@ def _readable(place: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"Checkpoint {place} cannot be read ({reason}). Remove that folder and resume from the one before it."
+            f"Checkpoint {place} cannot be read ({brief(error)}). Remove that folder and resume from the one before it."
         ) from error
 
 
