@@ -84,8 +84,8 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
     if source.count("/") != 1 and not local.is_dir():  # no hub id: a model keeps the name of a folder alone
         raise CheckpointError(
             f"Encoder '{config.source}' is not here, and the model holds a decoder alone. Its latents are those of "
-            f"'{known_as}'. Pass the folder or hub id of that autoencoder with --encoder PATH, or to "
-            "tokenizer.encoder.open."
+            f"'{known_as}'. Pass the folder or hub id of that autoencoder with --encoder PATH, in the "
+            "configuration of the run, or to tokenizer.encoder.open."
         )
     try:
         options = {"subfolder": config.subfolder, "revision": config.revision, "use_safetensors": True}
@@ -93,8 +93,8 @@ def open_diffusers(config: "DiffusersEncoderConfig", *, known_as: str) -> _Diffu
     except Exception as error:  # the hub client, diffusers and a damaged folder raise many kinds
         raise CheckpointError(
             f"Encoder '{config.source}' cannot be loaded by diffusers: {brief(error)}. The latents of this model "
-            f"are those of '{known_as}'. Pass its folder or hub id with --encoder PATH, or to "
-            "tokenizer.encoder.open."
+            f"are those of '{known_as}'. Pass its folder or hub id with --encoder PATH, in the "
+            "configuration of the run, or to tokenizer.encoder.open."
         ) from error
     if not hasattr(model, "encode"):
         raise CheckpointError(

@@ -93,9 +93,10 @@ def _find(source: str, revision: str | None, known_as: str) -> Path:
         except Exception as error:  # the hub client raises many kinds, offline and online
             raise CheckpointError(
                 f"Encoder '{source}' is no file here and cannot be fetched from the hub: {brief(error)}. Pass "
-                "its file with --encoder PATH."
+                "its file with --encoder PATH, or in the configuration of the run."
             ) from error
     raise CheckpointError(
         f"Encoder '{source}' is not here, and the model holds a decoder alone. Its latents are those of '{known_as}'. "
-        "Pass the file of that encoder with --encoder PATH, or to tokenizer.encoder.open."
+        "Pass the file of that encoder with --encoder PATH, in the configuration of the run, or to "
+        "tokenizer.encoder.open."
     )
