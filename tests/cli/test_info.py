@@ -1,4 +1,5 @@
 import json
+import shutil
 
 from stepladder.presets import tiny
 from stepladder.tokenizer import Tokenizer
@@ -31,6 +32,13 @@ def test_info_as_json_has_the_ladder_and_the_costs(run, model):
     ]
     assert report["full_resolution_gflop"] == report["stages"][-1]["gflop"] > report["stages"][0]["gflop"] > 0
     assert report["bytes"] > 4 * (report["encoder_parameters"] + report["decoder_parameters"])
+
+
+def test_info_counts_the_files_of_the_model_alone(run, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "records.jsonl").write_text("{}\n" * 1000)
+    size = json.loads(run("info", model, "--json").stdout)["bytes"]
+    assert json.loads(run("info", str(folder), "--json").stdout)["bytes"] == size
 
 
 def test_info_says_that_it_is_for_no_number_of_steps(run, model):

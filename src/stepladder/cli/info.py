@@ -22,6 +22,7 @@ def info(model: Name, json: Json = False) -> None:
 
     Parameters, ladder, the operations of one network evaluation, and what the weights were trained on.
     """
+    from stepladder.checkpoints import CONFIG_FILE, WEIGHTS_FILE
     from stepladder.measure.summary import summarise
     from stepladder.models import find_model, parse_model_spec
     from stepladder.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ def info(model: Name, json: Json = False) -> None:
         say(f"warning: what is shown is not for a number of steps; @{spec.steps} is ignored.")
     summary = summarise(Tokenizer.from_pretrained(name))
     folder = find_model(name)
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    size = sum((folder / file).stat().st_size for file in (CONFIG_FILE, WEIGHTS_FILE))
     if json:
         print_json({"model": name, **summary.as_dict(), "bytes": size})
         return
