@@ -30,8 +30,10 @@ $(READY): pyproject.toml constraints.txt
 	  "error: no Python with venv of version 3.11 or newer here. Install one, or: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) (once) ..." >&2
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --constraint constraints.txt hatchling editables
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install -qq --no-compile --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install -qq --no-compile --constraint constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
+	@# On all processors. What a package holds for another version of Python cannot be compiled, and is not needed.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $(READY)
 
 setup: $(READY)  ## Create .venv with everything that the other targets need
