@@ -34,13 +34,13 @@ def test_the_reach_is_how_far_the_network_sees_and_no_more(depth, coarse_depth, 
 
 
 @pytest.mark.parametrize(
-    ("stride", "depth", "coarse_depth", "margin"), [(8, 2, 3, 40), (8, 1, 1, 24), (16, 1, 1, 32), (16, 0, 0, 16)]
+    ("stride", "depth", "coarse_depth", "margin"), [(8, 2, 3, 48), (8, 1, 1, 24), (16, 1, 1, 32), (16, 0, 0, 16)]
 )
-def test_the_margin_is_two_fifths_of_the_reach_in_whole_cells_of_the_latent(stride, depth, coarse_depth, margin):
+def test_the_margin_is_half_the_reach_in_whole_cells_of_the_latent(stride, depth, coarse_depth, margin):
     config = replace(presets.tiny().decoder, depth=depth, coarse_depth=coarse_depth)
     network = ConvDecoder(config, 16, stride)
     assert network.tile_margin == margin
-    assert 0.4 * network.reach <= margin < 0.4 * network.reach + max(8, stride)
+    assert network.reach / 2 <= margin < network.reach / 2 + max(8, stride)
 
 
 @pytest.mark.parametrize(("depth", "estimate_depth"), [(0, 0), (2, 0), (1, 1), (0, 3)])

@@ -178,13 +178,13 @@ class ConvDecoder(DecoderNetwork):
 
     @property
     def tile_margin(self) -> int:  # type: ignore[override]
-        """Two fifths of the receptive field: influence falls off like a bell curve, and is not visible beyond that.
+        """Half of the receptive field: influence falls off like a bell curve, and is not visible beyond that.
 
         Reference: Understanding the Effective Receptive Field in Deep Convolutional Neural Networks (Luo et al., 2016),
         https://arxiv.org/abs/1701.04128; docs/large-images.md has it measured.
         """
         multiple = math.lcm(self.side_multiple, self.stride)
-        return -(-2 * self.reach // (5 * multiple)) * multiple
+        return -(-self.reach // (2 * multiple)) * multiple
 
     def context(self, latent: Float[Tensor, "b c h w"], dropped: Bool[Tensor, " b"] | None = None) -> Context:
         """Reads a latent (B, c, h, w); its initial estimate has the side of the image.
