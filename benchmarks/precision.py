@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def released() -> list[str]:
     """The models of this repository that can encode, in at most `MOST_STEPS` steps a stage."""
     found = []
-    for folder in sorted(MODELS.iterdir()):
+    for folder in sorted(path for path in MODELS.iterdir() if path.is_dir()):
         name = os.path.relpath(folder) if (folder / "config.json").is_file() else folder.name  # the embedded one
         tokenizer = Tokenizer.from_pretrained(name)
         if not isinstance(tokenizer.encoder, FrozenEncoder):
